@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Lints and tests the package; sets up everything it needs.
+#
+#   bash launch/test.sh               all tests
+#   bash launch/test.sh -k erase      arguments go to pytest
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/setup.sh
+source launch/setup.sh
+set_up "dev"
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+exec .venv/bin/python -m pytest "$@"

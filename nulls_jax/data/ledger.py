@@ -1,0 +1,399 @@
+"""The ledger: which sources a dataset holds, what they are, their status.
+
+Owns the SQLite file of sources and its format. Needs NumPy only, so that
+redaction tools can use it without JAX. Knows neither tokens nor weights.
+
+Invariant: a source's index, counted from 1 in order of first appearance, and
+its 64-bit id never change; after `erase` the key's text is nowhere in the
+file, while the id stays, so that asking for the key again finds the erasure.
+"""
+
+import contextlib
+import dataclasses
+import difflib
+import errno
+import json
+import os
+import pathlib
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from nulls_jax import errors
+from nulls_jax.data import readers
+from nulls_jax.sinks import assignment
+
+FORMAT = "nulls ledger 1"
+ACTIVE, ERASED = "active", "erased"
+
+# Ledgers up to this size are searched for the key that was meant.
+_MAX_SOURCES_TO_SUGGEST = 20_000
+_CHUNK = 500
+
+_SCHEMA = """
+CREATE TABLE info (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE sources (
+  source_index INTEGER PRIMARY KEY,
+  source_id INTEGER NOT NULL UNIQUE,
+  key TEXT UNIQUE,
+  num_documents INTEGER NOT NULL,
+  num_tokens INTEGER NOT NULL,
+  metadata TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('active', 'erased'))
+);
+"""
+_COLUMNS = (
+  "source_index, source_id, key, num_documents, num_tokens, metadata, status"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """One source.
+
+  Attributes:
+    index: its number in the ledger, from 1.
+    id: its unsigned 64-bit id.
+    key: its key; None once erased.
+    num_documents: documents that were prepared.
+    num_tokens: tokens of those, bos and eos included.
+    metadata: the other fields of its first document.
+    status: "active" or "erased".
+  """
+
+  index: int
+  id: int
+  key: str | None
+  num_documents: int
+  num_tokens: int
+  metadata: dict[str, Any]
+  status: str
+
+
+def _to_signed(source_id: int) -> int:
+  """SQLite's integers are signed: the same 64 bits."""
+  return source_id - 2**64 if source_id >= 2**63 else source_id
+
+
+class Ledger:
+  """An open ledger; a context manager that closes it."""
+
+  def __init__(self, path: pathlib.Path, connection: sqlite3.Connection):
+    self.path = path
+    self._connection = connection
+    self._connection.execute("PRAGMA secure_delete = ON")
+
+  @classmethod
+  def create(cls, path: str | os.PathLike) -> "Ledger":
+    """Create an empty ledger; `errors.UserError` when the file exists."""
+    path = pathlib.Path(path)
+    if path.exists():
+      raise errors.UserError(f"{path} exists; a ledger is never overwritten")
+    with disk_errors(path):
+      # One file and nothing beside it: no write-ahead log to forget.
+      connection = sqlite3.connect(path)
+      connection.executescript(_SCHEMA)
+      connection.execute("INSERT INTO info VALUES ('format', ?)", (FORMAT,))
+      connection.commit()
+    return cls(path, connection)
+
+  @classmethod
+  def open(cls, path: str | os.PathLike, read_only: bool = True) -> "Ledger":
+    """Open an existing ledger.
+
+    Raises:
+      errors.UserError: the file is missing or no ledger of this format.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+      raise errors.UserError(
+        f"{path} does not exist; give the ledger.sqlite of a prepared "
+        "dataset or of a run"
+      )
+    mode = "ro" if read_only else "rw"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True)
+    try:
+      row = connection.execute(
+        "SELECT value FROM info WHERE key = 'format'"
+      ).fetchone()
+    except sqlite3.DatabaseError:
+      row = None
+    if row is None or row[0] != FORMAT:
+      connection.close()
+      found = "no ledger" if row is None else f"a ledger of format {row[0]!r}"
+      raise errors.UserError(
+        f"{path} is {found}; expected a ledger.sqlite of format {FORMAT!r}"
+      )
+    return cls(path, connection)
+
+  def __enter__(self) -> "Ledger":
+    return self
+
+  def __exit__(self, *_):
+    self.close()
+
+  def close(self):
+    """Close the file; uncommitted changes do not exist."""
+    self._connection.close()
+
+  @property
+  def num_sources(self) -> int:
+    """Sources, erased ones included: the largest index."""
+    query = "SELECT COALESCE(MAX(source_index), 0) FROM sources"
+    return self._connection.execute(query).fetchone()[0]
+
+  def __iter__(self) -> Iterator[Source]:
+    """Yield all sources by index."""
+    query = f"SELECT {_COLUMNS} FROM sources ORDER BY source_index"
+    for row in self._connection.execute(query):
+      yield _source(row)
+
+  def add_documents(self, entries: Iterable[tuple[str, int, dict[str, Any]]]):
+    """Add documents to their sources; new keys get the next indices.
+
+    Args:
+      entries: key, number of documents, and the metadata that the source
+        gets if it is new. A key may come again and again.
+
+    Raises:
+      errors.UserError: a key is too long, was erased, or has the 64-bit id
+        of another key. Nothing of this call is kept then.
+    """
+    chunk: dict[str, list] = {}
+    next_index = self.num_sources + 1
+    with disk_errors(self.path), self._connection:
+      for key, num_documents, metadata in entries:
+        if key in chunk:
+          chunk[key][0] += num_documents
+          continue
+        readers.check_key(key)
+        chunk[key] = [num_documents, metadata]
+        if len(chunk) == _CHUNK:
+          next_index += self._add_chunk(chunk, next_index)
+          chunk = {}
+      self._add_chunk(chunk, next_index)
+
+  def _add_chunk(self, chunk: dict[str, list], next_index: int) -> int:
+    ids = {key: _to_signed(assignment.source_id(key)) for key in chunk}
+    known = self._rows_by_id(ids.values())
+    taken = {row[1]: row[2] for row in known}
+    new, updates = [], []
+    for key, (num_documents, metadata) in chunk.items():
+      number = ids[key]
+      if number not in taken:
+        text = json.dumps(metadata, sort_keys=True)
+        new.append(
+          (next_index + len(new), number, key, num_documents, 0, text, ACTIVE)
+        )
+        taken[number] = key
+      elif taken[number] == key:
+        updates.append((num_documents, number))
+      elif taken[number] is None:
+        raise errors.UserError(
+          f"source {key!r} was erased from {self.path}; it cannot be added "
+          "again"
+        )
+      else:
+        raise errors.UserError(
+          f"sources {key!r} and {taken[number]!r} have the same 64-bit id "
+          f"{number % 2**64:016x}; rename one of them"
+        )
+    self._connection.executemany(
+      "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?)", new
+    )
+    self._connection.executemany(
+      "UPDATE sources SET num_documents = num_documents + ? "
+      "WHERE source_id = ?",
+      updates,
+    )
+    return len(new)
+
+  def set_num_tokens(self, num_tokens: np.ndarray):
+    """Store the tokens of all sources: `int64 [num_sources + 1]`, 0 first."""
+    updates = (
+      (int(count), index)
+      for index, count in enumerate(num_tokens.tolist())
+      if index
+    )
+    with disk_errors(self.path), self._connection:
+      self._connection.executemany(
+        "UPDATE sources SET num_tokens = ? WHERE source_index = ?", updates
+      )
+
+  def find(self, keys: Iterable[str]) -> list[Source]:
+    """Return the sources of these keys, in their order.
+
+    Raises:
+      errors.UserError: keys are unknown or were erased; all of them in one
+        line, with the nearest known key where the ledger is small.
+    """
+    keys = list(keys)
+    for key in keys:
+      readers.check_key(key)
+    ids = [_to_signed(assignment.source_id(key)) for key in keys]
+    rows = {row[1]: row for row in self._rows_by_id(ids)}
+    found, unknown, erased = [], [], []
+    for key, number in zip(keys, ids, strict=True):
+      row = rows.get(number)
+      if row is None or row[2] not in (None, key):
+        unknown.append(key)
+      elif row[2] is None:
+        erased.append(key)
+      else:
+        found.append(_source(row))
+    if unknown or erased:
+      raise errors.UserError(self._not_found(unknown, erased))
+    return found
+
+  def _not_found(self, unknown: list[str], erased: list[str]) -> str:
+    parts = []
+    if unknown:
+      listed = errors.listing(self._suggest(unknown[:20]) + unknown[20:])
+      parts.append(f"{len(unknown)} unknown in {self.path}: {listed}")
+    if erased:
+      listed = errors.listing([repr(key) for key in erased])
+      parts.append(f"{len(erased)} already erased: {listed}")
+    remedy = "give keys as the ledger has them"
+    if not unknown:
+      remedy = "nothing is left to do for these; take them off the list"
+    return f"source keys: {'; '.join(parts)}; {remedy}"
+
+  def _suggest(self, unknown: list[str]) -> list[str]:
+    names = [repr(key) for key in unknown]
+    if self.num_sources > _MAX_SOURCES_TO_SUGGEST:
+      return names
+    query = "SELECT key FROM sources WHERE key IS NOT NULL"
+    known = [row[0] for row in self._connection.execute(query)]
+    for position, key in enumerate(unknown):
+      near = difflib.get_close_matches(key, known, n=1)
+      if near:
+        names[position] += f" (did you mean {near[0]!r}?)"
+    return names
+
+  def find_by_id(self, source_id: int) -> Source:
+    """Return the source of an unsigned 64-bit id, erased or not.
+
+    Raises:
+      errors.UserError: there is none.
+    """
+    rows = self._rows_by_id([_to_signed(source_id)])
+    if not rows:
+      raise errors.UserError(
+        f"{self.path} has no source with the id {source_id:016x}"
+      )
+    return _source(rows[0])
+
+  def _rows_by_id(self, ids: Iterable[int]) -> list[tuple]:
+    ids = list(ids)
+    rows = []
+    for start in range(0, len(ids), _CHUNK):
+      part = ids[start : start + _CHUNK]
+      marks = ",".join("?" * len(part))
+      query = f"SELECT {_COLUMNS} FROM sources WHERE source_id IN ({marks})"
+      rows.extend(self._connection.execute(query, part))
+    return rows
+
+  def ids(self) -> np.ndarray:
+    """Return the ids by index: `uint64 [num_sources + 1]`, 0 first."""
+    query = "SELECT source_index, source_id FROM sources"
+    result = np.zeros(self.num_sources + 1, np.int64)
+    for index, number in self._connection.execute(query):
+      result[index] = number
+    return result.view(np.uint64)
+
+  def routing_table(self, config: assignment.SinkConfig) -> np.ndarray:
+    """Return the routing words by index: `uint32 [num_sources + 1, 2]`.
+
+    Row 0, no source, is (0, 0); so are the rows of erased sources, which
+    can therefore not be activated.
+    """
+    ids = self.ids()
+    words = assignment.routing_words(config, ids, np.arange(len(ids)))
+    query = "SELECT source_index FROM sources WHERE status = 'erased'"
+    erased = [row[0] for row in self._connection.execute(query)]
+    words[erased] = 0
+    words[0] = 0
+    return words
+
+  def erase(self, keys: Iterable[str]):
+    """Redact sources: status "erased", no key, no metadata.
+
+    The key's text is then nowhere in the file: deleted content is
+    overwritten and the file rewritten. Index, id and counts stay.
+
+    Raises:
+      errors.UserError: keys are unknown or already erased; nothing changes.
+    """
+    sources = self.find(dict.fromkeys(keys))
+    with disk_errors(self.path):
+      with self._connection:
+        self._connection.executemany(
+          "UPDATE sources SET key = NULL, metadata = '{}', status = 'erased' "
+          "WHERE source_index = ?",
+          [(source.index,) for source in sources],
+        )
+      self._connection.execute("VACUUM")
+
+
+def _source(row: tuple) -> Source:
+  return Source(
+    index=row[0],
+    id=row[1] % 2**64,
+    key=row[2],
+    num_documents=row[3],
+    num_tokens=row[4],
+    metadata=json.loads(row[5]),
+    status=row[6],
+  )
+
+
+@contextlib.contextmanager
+def disk_errors(place: str | os.PathLike):
+  """Turn failures of disk and permissions under `place` into one line.
+
+  Raises:
+    errors.MachineError: the disk is full or fails.
+    errors.UserError: the place cannot be written, or another program has
+      the ledger locked.
+  """
+  try:
+    yield
+  except sqlite3.OperationalError as error:
+    # The low byte is the primary code; the rest says where.
+    code = error.sqlite_errorcode & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+      raise errors.MachineError(_FULL.format(place)) from error
+    if code == sqlite3.SQLITE_IOERR:
+      raise errors.MachineError(f"writing {place} failed: {error}") from error
+    if code in _MENDABLE_CODES:
+      raise errors.UserError(f"{place} cannot be written: {error}") from error
+    raise
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise errors.MachineError(_FULL.format(place)) from error
+    if error.errno == errno.EIO:
+      raise errors.MachineError(f"writing {place} failed: {error}") from error
+    if error.errno in _MENDABLE_NUMBERS:
+      raise errors.UserError(
+        f"{place} cannot be written: {error.strerror}; choose another place "
+        "or mend its permissions"
+      ) from error
+    raise
+
+
+_FULL = "the disk is full while writing {}; free space and repeat"
+_MENDABLE_CODES = (
+  sqlite3.SQLITE_READONLY,
+  sqlite3.SQLITE_CANTOPEN,
+  sqlite3.SQLITE_BUSY,
+)
+_MENDABLE_NUMBERS = (
+  errno.EACCES,
+  errno.EPERM,
+  errno.EROFS,
+  errno.ENOTDIR,
+  errno.EEXIST,
+)

@@ -1,0 +1,28 @@
+"""The two failures that a command reports in one line, without a traceback.
+
+Everything else that is raised is a defect of this package and keeps its
+traceback.
+"""
+
+
+class UserError(ValueError):
+  """Input that the user can mend: what is wrong, where, what to do.
+
+  The command line prints the message and exits with status 2.
+  """
+
+
+class MachineError(RuntimeError):
+  """A failure of the machine (full disk, lost file): exit status 1."""
+
+
+def listing(items, limit: int = 20) -> str:
+  """Join the first `limit` items and say how many more there are.
+
+  >>> listing(["a", "b", "c"], limit=2)
+  'a, b and 1 more'
+  """
+  items = [str(item) for item in items]
+  head = ", ".join(items[:limit])
+  rest = len(items) - limit
+  return f"{head} and {rest} more" if rest > 0 else head

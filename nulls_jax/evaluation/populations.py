@@ -1,0 +1,160 @@
+"""Whom a run is asked about, and how they are routed.
+
+Three populations: "forget" (the sources named as deleted), "retained" (all
+other trained sources), "held_out" (never trained). Four modes: "off"
+(backbone only), "on" (a source's own sinks), "nearest" (the sinks of the
+nearest surviving source) and "erased" (the own rows, although they were
+zeroed).
+
+Invariant: a mode is offered only where it means what it says: "on" never for
+a source that was erased or never trained.
+"""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+
+from nulls_jax import errors
+from nulls_jax.data import ledger
+from nulls_jax.inference import restore
+from nulls_jax.sinks import assignment
+
+NAMES = ("forget", "retained", "held_out")
+MODES = ("on", "off", "nearest", "erased")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Populations:
+  """The sources of an evaluation and their routing words.
+
+  Attributes:
+    members: sorted keys of each population.
+    status: of the forget population in this run: "active", "erased" or
+      "unknown" (retrained without it).
+    words: routing words `uint32 [2]` by population and mode, then by key;
+      a mode that is missing cannot be asked.
+  """
+
+  members: Mapping[str, tuple[str, ...]]
+  status: str
+  words: Mapping[tuple[str, str], Mapping[str, np.ndarray]]
+
+  def modes(self, population: str) -> list[str]:
+    """Return the modes in which a population can be asked."""
+    return [
+      mode
+      for mode in MODES
+      if mode == "off" or (population, mode) in self.words
+    ]
+
+  def routes(
+    self, population: str, mode: str, keys: Sequence[str]
+  ) -> np.ndarray:
+    """Return the routing words of sources in a mode: `uint32 [n, 2]`."""
+    if mode == "off" or not keys:
+      return np.zeros((len(keys), 2), np.uint32)
+    table = self.words[population, mode]
+    return np.stack([table[key] for key in keys])
+
+  def with_nearest(
+    self, run: restore.Restored, neighbours: Mapping[str, str]
+  ) -> "Populations":
+    """Offer "nearest" for the forget population.
+
+    Args:
+      run: the run.
+      neighbours: the retained source whose sinks serve each deleted one.
+    """
+    keys = list(neighbours)
+    table = dict(
+      zip(keys, run.routes([neighbours[key] for key in keys]), strict=True)
+    )
+    words = {**self.words, ("forget", "nearest"): table}
+    return dataclasses.replace(self, words=words)
+
+
+def of_run(
+  run: restore.Restored,
+  forget: Collection[str],
+  held_out: Collection[str],
+  known: Collection[str],
+) -> Populations:
+  """Sort a run's sources into populations.
+
+  Args:
+    run: the run.
+    forget: keys named as deleted.
+    held_out: keys of never-trained sources.
+    known: keys that documents or probes have, to tell a source that this run
+      was trained without from a wrong key.
+
+  Raises:
+    errors.UserError: a key of `forget` is in neither the ledger nor the
+      files, some were erased and some not, or a held-out source was trained.
+  """
+  with ledger.Ledger.open(run.directory / "ledger.sqlite") as book:
+    sources = {source.id: source for source in book}
+  ids = {key: assignment.source_id(key) for key in sorted(set(forget))}
+  trained = {source.key for source in sources.values() if source.key}
+  _check(run, ids, sources, set(held_out), set(known))
+  found = [sources[number] for number in ids.values() if number in sources]
+  status = found[0].status if found else "unknown"
+  members = {
+    "forget": tuple(ids),
+    "retained": tuple(sorted(trained - set(ids))),
+    "held_out": tuple(sorted(set(held_out))),
+  }
+  words = {}
+  if run.config.sinks.kind != "none":
+    retained = members["retained"]
+    words["retained", "on"] = dict(
+      zip(retained, run.routes(retained), strict=True)
+    )
+    if found:
+      # Not `run.routes`, which refuses erased sources, as it must.
+      forced = assignment.routing_words(
+        run.config.sinks,
+        np.array([source.id for source in found], np.uint64),
+        np.array([source.index for source in found], np.int64),
+      )
+      mode = "on" if status == ledger.ACTIVE else "erased"
+      words["forget", mode] = dict(zip(ids, forced, strict=True))
+  return Populations(members=members, status=status, words=words)
+
+
+def _check(run, ids, sources, held_out, known):
+  states = {
+    key: sources[number].status if number in sources else "unknown"
+    for key, number in ids.items()
+  }
+  strange = [
+    repr(key)
+    for key, state in states.items()
+    if state == "unknown" and key not in known
+  ]
+  if strange:
+    raise errors.UserError(
+      f"{len(strange)} source keys to forget are neither in {run.directory}/"
+      f"ledger.sqlite nor in the documents or probes: "
+      f"{errors.listing(strange)}; correct the list"
+    )
+  if len(set(states.values())) > 1:
+    counts = {
+      state: list(states.values()).count(state)
+      for state in sorted(set(states.values()))
+    }
+    raise errors.UserError(
+      f"the sources to forget are not in one state in {run.directory}: "
+      + ", ".join(f"{count} {state}" for state, count in counts.items())
+      + "; name sources that were all erased, all kept, or all left out"
+    )
+  trained_ids = set(sources)
+  both = sorted(
+    repr(key) for key in held_out if assignment.source_id(key) in trained_ids
+  )
+  if both:
+    raise errors.UserError(
+      f"{len(both)} held-out sources were trained in {run.directory}: "
+      f"{errors.listing(both)}; give sources that were not"
+    )

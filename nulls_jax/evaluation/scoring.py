@@ -1,0 +1,252 @@
+"""Probabilities that a model gives to texts and answers, in batches.
+
+Owns the forward passes of the evaluation; what the numbers mean is
+`metrics`' business.
+
+Invariant: a result does not depend on which other items are in the batch.
+
+Dimensions: n items, B batch, L length, P answer tokens, D model.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nulls_jax.inference.restore import Restored
+from nulls_jax.model import loss, transformer
+
+_BUCKET = 32
+_ANSWER_BUCKET = 4
+_TOKENS_A_BATCH = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+  """What the model gave to answers; arrays of n items.
+
+  Attributes:
+    log_probability: summed over the answer's tokens, nats.
+    num_tokens: tokens of the answer.
+    greedy: whether each token was the most probable one.
+  """
+
+  log_probability: np.ndarray
+  num_tokens: np.ndarray
+  greedy: np.ndarray
+
+
+def split_answer(
+  run: Restored, prompt: str, answer: str
+) -> tuple[list[int], list[int]]:
+  """Return token ids of the prompt (with bos) and of the answer.
+
+  The whole text is encoded at once, as in training, and cut where the
+  prompt's own encoding ends.
+  """
+  whole = list(run.tokenizer.encode(prompt + answer))
+  start = list(run.tokenizer.encode(prompt))
+  common = 0
+  while common < min(len(start), len(whole)) and start[common] == whole[common]:
+    common += 1
+  return [run.tokenizer.bos_id, *whole[:common]], whole[common:]
+
+
+def answers(
+  run: Restored,
+  pairs: Sequence[tuple[str, str]],
+  routes_nx2: np.ndarray,
+) -> Scores:
+  """Score each answer after its prompt.
+
+  Args:
+    run: the model.
+    pairs: n prompts and answers.
+    routes_nx2: uint32 routing words of each item.
+  """
+  split = [split_answer(run, prompt, answer) for prompt, answer in pairs]
+  # Rounded up, so that other answers rarely mean another compilation.
+  longest = max((len(answer) for _, answer in split), default=0)
+  longest = -(-longest // _ANSWER_BUCKET) * _ANSWER_BUCKET
+  texts = [prompt + answer for prompt, answer in split]
+  log_probability = np.zeros(len(pairs))
+  greedy = np.zeros(len(pairs), bool)
+  for chosen, batch in _batches(texts, routes_nx2):
+    places_BxP = np.zeros((len(batch["tokens"]), longest), np.int32)
+    valid_BxP = np.zeros((len(batch["tokens"]), longest), bool)
+    for row, item in enumerate(chosen):
+      prompt, answer = split[item]
+      size = len(answer)
+      places_BxP[row, :size] = len(prompt) - 1 + np.arange(size)
+      valid_BxP[row, :size] = True
+    losses, hits = _answer_scores(
+      run.config.model, run.config.sinks, run.params, batch, places_BxP
+    )
+    losses, hits = np.asarray(losses), np.asarray(hits)
+    count = len(chosen)
+    log_probability[chosen] = -(losses * valid_BxP).sum(axis=1)[:count]
+    greedy[chosen] = (hits | ~valid_BxP).all(axis=1)[:count]
+  sizes = np.array([len(answer) for _, answer in split])
+  return Scores(log_probability, sizes, greedy)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _answer_scores(config, sinks, params, batch, places_BxP):
+  states_BxLxD, head_DxV = transformer.hidden_states(
+    config, sinks, params, batch
+  )
+  states_BxPxD = jnp.take_along_axis(states_BxLxD, places_BxP[..., None], 1)
+  targets_BxP = jnp.take_along_axis(batch["targets"], places_BxP, 1)
+  logits_BxPxV = jnp.einsum(
+    "bpd,dv->bpv", states_BxPxD, head_DxV, preferred_element_type=jnp.float32
+  )
+  target_BxP = jnp.take_along_axis(
+    logits_BxPxV, targets_BxP[..., None], axis=-1
+  )[..., 0]
+  losses_BxP = jax.nn.logsumexp(logits_BxPxV, axis=-1) - target_BxP
+  return losses_BxP, logits_BxPxV.argmax(axis=-1) == targets_BxP
+
+
+@dataclasses.dataclass(frozen=True)
+class DocumentScores:
+  """What the model made of n documents.
+
+  Attributes:
+    loss: `[n]` summed over the targets, nats.
+    num_targets: `[n]` tokens that were predicted.
+    embedding: `[n, D]` final states, averaged over the tokens.
+    digest: of each document's final states, bit for bit; two runs with the
+      same head that give the same digest give the same logits.
+  """
+
+  loss: np.ndarray
+  num_targets: np.ndarray
+  embedding: np.ndarray
+  digest: list[str]
+
+
+def documents_in_full(
+  run: Restored, texts: Sequence[str], routes_nx2: np.ndarray
+) -> DocumentScores:
+  """Score documents; texts longer than a row are cut as in training.
+
+  Args:
+    run: the model.
+    texts: n documents.
+    routes_nx2: uint32 routing words of each document.
+  """
+  parts, owner = _document_parts(run, texts)
+  losses = np.zeros(len(texts))
+  states = np.zeros((len(texts), run.config.model.d_model))
+  digests = [b""] * len(parts)
+  for chosen, batch in _batches(parts, routes_nx2[owner]):
+    sums_B, states_BxLxD = _document_pass(
+      run.config.model, run.config.sinks, run.params, batch
+    )
+    np.add.at(losses, owner[chosen], np.asarray(sums_B)[: len(chosen)])
+    states_BxLxD = np.asarray(states_BxLxD)
+    for row, part in enumerate(chosen):
+      states_LxD = states_BxLxD[row, : len(parts[part])]
+      states[owner[part]] += states_LxD.sum(axis=0, dtype=np.float64)
+      digests[part] = _digest(states_LxD.tobytes())
+  num_tokens = np.bincount(
+    owner, [len(part) for part in parts], minlength=len(texts)
+  ).astype(np.int64)
+  joined = [b""] * len(texts)
+  for part, digest in enumerate(digests):
+    joined[owner[part]] += digest
+  return DocumentScores(
+    loss=losses,
+    num_targets=num_tokens - np.bincount(owner, minlength=len(texts)),
+    embedding=states / np.maximum(num_tokens, 1)[:, None],
+    digest=[_digest(digest).hex() for digest in joined],
+  )
+
+
+def _digest(content: bytes) -> bytes:
+  return hashlib.blake2b(content, digest_size=16).digest()
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _document_pass(config, sinks, params, batch):
+  states_BxLxD, head_DxV = transformer.hidden_states(
+    config, sinks, params, batch
+  )
+  losses_BxL = loss.token_losses(
+    states_BxLxD, head_DxV, batch["targets"], config.loss_chunk
+  )
+  sums_B = (losses_BxL * batch["weights"]).sum(axis=1)
+  return sums_B, states_BxLxD.astype(jnp.float32)
+
+
+def documents(
+  run: Restored, texts: Sequence[str], routes_nx2: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Return the summed loss (nats) and the number of targets of each text."""
+  scores = documents_in_full(run, texts, routes_nx2)
+  return scores.loss, scores.num_targets
+
+
+def embeddings(run: Restored, texts: Sequence[str]) -> np.ndarray:
+  """Return mean-pooled final states of texts, backbone only, `[n, D]`.
+
+  Source: the paper's "next closest source" compares such embeddings by
+  cosine (arXiv 2606.13873, evaluation).
+  """
+  nothing = np.zeros((len(texts), 2), np.uint32)
+  return documents_in_full(run, texts, nothing).embedding
+
+
+def _document_parts(run, texts):
+  """Encode and cut texts as training does; return parts and their owners."""
+  size = run.config.data.row_length - 1
+  parts, owner = [], []
+  for number, text in enumerate(texts):
+    body = [*run.tokenizer.encode(text), run.tokenizer.eos_id]
+    for start in range(0, len(body), size):
+      parts.append([run.tokenizer.bos_id, *body[start : start + size]])
+      owner.append(number)
+  return parts, np.array(owner, np.int64)
+
+
+def _batches(texts, routes_nx2):
+  """Yield (item numbers, batch) with few different shapes.
+
+  Items of similar length go together; a batch is filled up with empty rows
+  so that each length is compiled once.
+  """
+  lengths = np.array([-(-len(text) // _BUCKET) * _BUCKET for text in texts])
+  for length in np.unique(lengths):
+    members = np.flatnonzero(lengths == length)
+    rows = max(1, _TOKENS_A_BATCH // int(length))
+    for start in range(0, len(members), rows):
+      chosen = members[start : start + rows]
+      yield chosen, _batch(texts, routes_nx2, chosen, rows, int(length))
+
+
+def _batch(texts, routes_nx2, chosen, rows, length):
+  tokens_BxL = np.zeros((rows, length), np.int32)
+  segments_BxL = np.zeros((rows, length), np.int32)
+  sources_Bx1x2 = np.zeros((rows, 1, 2), np.uint32)
+  for row, item in enumerate(chosen):
+    tokens_BxL[row, : len(texts[item])] = texts[item]
+    segments_BxL[row, : len(texts[item])] = 1
+    sources_Bx1x2[row, 0] = routes_nx2[item]
+  targets_BxL = np.zeros_like(tokens_BxL)
+  targets_BxL[:, :-1] = tokens_BxL[:, 1:]
+  weights_BxL = np.zeros((rows, length), np.float32)
+  weights_BxL[:, :-1] = segments_BxL[:, 1:]
+  return {
+    "tokens": tokens_BxL,
+    "targets": targets_BxL,
+    "weights": weights_BxL,
+    "segments": segments_BxL,
+    "positions": np.broadcast_to(
+      np.arange(length, dtype=np.int32), (rows, length)
+    ),
+    "sources": sources_Bx1x2,
+  }

@@ -1,0 +1,108 @@
+"""Text from a run, token by token, with a key-value cache.
+
+Invariant: the next token's distribution is that of the whole text run
+without a cache, up to rounding.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nulls_jax import errors
+from nulls_jax.inference.restore import Restored
+from nulls_jax.model import attention, transformer
+
+# Prompts are padded to multiples of this, so that few shapes are compiled.
+_BUCKET = 32
+
+
+def generate(
+  run: Restored,
+  prompt: str,
+  route: np.ndarray,
+  *,
+  max_new_tokens: int = 64,
+  temperature: float = 0.0,
+  seed: int = 0,
+) -> str:
+  """Continue a prompt; return the new text only.
+
+  Args:
+    run: the loaded run.
+    prompt: text; may be empty.
+    route: `uint32 [2]` routing words from `Restored.routes`.
+    max_new_tokens: upper bound; generation also ends at the end token.
+    temperature: 0 takes the most probable token, otherwise samples.
+    seed: key of the sampling.
+
+  Raises:
+    errors.UserError: prompt and new tokens exceed the rows that the model
+      was trained on.
+  """
+  tokens = [run.tokenizer.bos_id, *run.tokenizer.encode(prompt)]
+  longest = run.config.data.row_length
+  if len(tokens) + max_new_tokens > longest:
+    raise errors.UserError(
+      f"the prompt has {len(tokens)} tokens, and {max_new_tokens} more exceed "
+      f"the {longest} that this model was trained on; shorten the prompt or "
+      "lower --max-new-tokens"
+    )
+  padded = -(-len(tokens) // _BUCKET) * _BUCKET
+  memory = -(-max(padded, len(tokens) + max_new_tokens) // _BUCKET) * _BUCKET
+  cache = attention.empty_cache(run.config.model, 1, memory)
+  prompt_1xL = np.zeros((1, padded), np.int32)
+  prompt_1xL[0, : len(tokens)] = tokens
+  step = functools.partial(
+    _step,
+    run.config.model,
+    run.config.sinks,
+    run.params,
+    sources_1x2=jnp.asarray(route)[None],
+    temperature=temperature,
+  )
+  key = jax.random.key(seed)
+  token, cache = step(cache, prompt_1xL, 0, len(tokens) - 1, key=key)
+  new: list[int] = []
+  while len(new) < max_new_tokens and int(token) != run.tokenizer.eos_id:
+    new.append(int(token))
+    position = len(tokens) + len(new) - 1
+    token, cache = step(
+      cache,
+      jnp.reshape(token, (1, 1)),
+      position,
+      0,
+      key=jax.random.fold_in(key, len(new)),
+    )
+  return run.tokenizer.decode_continuation(new)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnums=(0, 1),
+  donate_argnums=3,
+  static_argnames="temperature",
+)
+def _step(
+  config,
+  sinks,
+  params,
+  cache,
+  tokens_1xL,
+  start,
+  last,
+  *,
+  sources_1x2,
+  temperature,
+  key,
+):
+  """Run new tokens and draw the one that follows token `last` of them."""
+  logits_1xLxV, cache = transformer.decode(
+    config, sinks, params, cache, tokens_1xL, start, sources_1x2
+  )
+  logits_V = logits_1xLxV[0, last]
+  if temperature == 0:
+    return jnp.argmax(logits_V).astype(jnp.int32), cache
+  token = jax.random.categorical(key, logits_V / temperature)
+  return token.astype(jnp.int32), cache

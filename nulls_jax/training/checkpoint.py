@@ -1,0 +1,218 @@
+"""Checkpoints of a run: the only module that imports Orbax.
+
+A step holds one item, "state", and custom metadata with the resolved config,
+the assignment and the tokenizer's fingerprint, so that a step directory can
+be read, redacted and checked without anything beside it.
+
+Invariant: a step is either whole or not there; a save that fails raises.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import pathlib
+
+from orbax.checkpoint import v1 as ocp
+
+from nulls_jax import config as run_config
+from nulls_jax import errors
+from nulls_jax.sinks import assignment
+from nulls_jax.training.config import CheckpointConfig
+
+FORMAT = 1
+FOLDER = "checkpoints"
+# Small chunks bound the memory of redaction, which rewrites whole chunks.
+_CHUNK_BYTES = 16 * 2**20
+
+
+def metadata(config: run_config.RunConfig, tokenizer_fingerprint: str) -> dict:
+  """Return what every step says about itself."""
+  return {
+    "format": FORMAT,
+    "config": run_config.to_dict(config),
+    "assignment": {
+      **dataclasses.asdict(config.sinks),
+      "version": assignment.VERSION,
+    },
+    "tokenizer_fingerprint": tokenizer_fingerprint,
+  }
+
+
+def _context(partial: bool = False):
+  context = ocp.Context()
+  context.array.saving.storage_options.chunk_byte_size = _CHUNK_BYTES
+  context.pytree.loading.partial_load = partial
+  return context
+
+
+class Checkpoints:
+  """The checkpoints of one run directory; use as a context manager."""
+
+  def __init__(
+    self, run_dir: pathlib.Path, config: CheckpointConfig, last_step: int
+  ):
+    """Open `run_dir/checkpoints` for writing.
+
+    Args:
+      run_dir: the run directory.
+      config: when to save and what to keep.
+      last_step: the step that is saved in any case.
+    """
+    self._folder = pathlib.Path(run_dir) / FOLDER
+    saving = ocp.training.save_decision_policies
+    keeping = ocp.training.preservation_policies
+    kept = [keeping.LatestN(config.keep_last)]
+    if config.keep_every:
+      kept.append(keeping.EveryNSteps(config.keep_every))
+    with _machine_errors(self._folder):
+      self._checkpointer = ocp.training.Checkpointer(
+        self._folder.absolute(),
+        context=_context(),
+        save_decision_policy=saving.AnySavePolicy(
+          [
+            saving.FixedIntervalPolicy(config.every_steps),
+            saving.SpecificStepsPolicy([last_step]),
+          ]
+        ),
+        preservation_policy=keeping.AnyPreservationPolicy(kept),
+        cleanup_tmp_directories=True,
+      )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, kind, *_):
+    # After a failure the pending save's own error would hide the first one.
+    with contextlib.nullcontext() if kind else _machine_errors(self._folder):
+      self._checkpointer.close()
+
+  @property
+  def latest_step(self) -> int | None:
+    """The newest whole step, or None."""
+    latest = self._checkpointer.latest
+    return None if latest is None else latest.step
+
+  def save(self, step: int, state, custom_metadata: dict) -> bool:
+    """Save if the policy says so, in the background; True if it does.
+
+    Raises `MachineError` if this or the previous save failed.
+    """
+    if step == 0:
+      return False
+    with _machine_errors(self._folder / str(step)):
+      response = self._checkpointer.save_checkpointables_async(
+        step, {"state": state}, custom_metadata=custom_metadata
+      )
+    return response is not None
+
+  def wait(self) -> None:
+    """Block until the pending save is on disk; raises `MachineError`."""
+    with _machine_errors(self._folder):
+      self._checkpointer.close()
+
+  def restore(self, step: int, abstract_state):
+    """Load a step onto the shardings of `abstract_state`."""
+    return _load(self._folder / str(step), abstract_state, partial=False)
+
+
+def steps(run_dir: pathlib.Path) -> list[int]:
+  """List the whole steps of a run, ascending; raises `UserError`."""
+  folder = pathlib.Path(run_dir) / FOLDER
+  if not folder.is_dir():
+    raise errors.UserError(
+      f"{run_dir}: holds no {FOLDER}/; give the directory of a run, as "
+      "`nulls train --run` wrote it"
+    )
+  return sorted(
+    int(path.name)
+    for path in folder.iterdir()
+    if path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists()
+  )
+
+
+def newest(run_dir: pathlib.Path, step: int | None = None) -> int:
+  """Return the given or the newest step of a run; raises `UserError`."""
+  found = steps(run_dir)
+  if not found:
+    raise errors.UserError(
+      f"{run_dir}: holds no finished checkpoint; train it first, or wait for "
+      "its first save"
+    )
+  if step is not None and step not in found:
+    raise errors.UserError(
+      f"{run_dir}: no checkpoint of step {step}; there are "
+      f"{errors.listing(found)}"
+    )
+  return found[-1] if step is None else step
+
+
+def load_params(run_dir: pathlib.Path, step: int, abstract_params):
+  """Load only the parameters of a step onto the given shardings."""
+  folder = pathlib.Path(run_dir) / FOLDER / str(step)
+  return _load(folder, {"params": abstract_params}, partial=True)["params"]
+
+
+def read_metadata(run_dir: pathlib.Path, step: int) -> dict:
+  """Return the custom metadata of a step; raises `UserError`."""
+  folder = pathlib.Path(run_dir) / FOLDER / str(step)
+  with _user_errors(folder):
+    found = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
+  if not found or found.get("format") != FORMAT:
+    raise errors.UserError(
+      f"{folder}: not a checkpoint of this package (format "
+      f"{(found or {}).get('format')}, expected {FORMAT})"
+    )
+  return found
+
+
+def _load(folder: pathlib.Path, abstract_state, partial: bool):
+  with _user_errors(folder), _context(partial):
+    return ocp.load_checkpointables(
+      folder.absolute(), {"state": abstract_state}
+    )["state"]
+
+
+def _cause(error: BaseException) -> BaseException:
+  """Orbax wraps the reason of a failure; dig it out."""
+  seen = error
+  while seen.__cause__ is not None or seen.__context__ is not None:
+    seen = seen.__cause__ or seen.__context__
+  return seen
+
+
+def _one_line(error: BaseException) -> str:
+  text = " ".join(str(error).split())
+  return text if len(text) <= 300 else text[:300] + " ..."
+
+
+@contextlib.contextmanager
+def _user_errors(folder: pathlib.Path):
+  """Report an unreadable checkpoint in one line."""
+  try:
+    yield
+  except (ValueError, KeyError, TypeError, OSError) as error:
+    raise errors.UserError(
+      f"{folder}: cannot be read, it is damaged or of another model "
+      f"({_one_line(_cause(error))}); use another step or a copy of it"
+    ) from error
+
+
+@contextlib.contextmanager
+def _machine_errors(folder: pathlib.Path):
+  """Report a failed write in one line."""
+  try:
+    yield
+  except (OSError, ValueError, RuntimeError) as error:
+    cause = _cause(error)
+    full = (
+      isinstance(cause, OSError) and cause.errno == errno.ENOSPC
+    ) or "No space left" in str(cause)
+    remedy = (
+      "the disk is full; free space and start the same command again"
+      if full
+      else "start the same command again when it is mended"
+    )
+    raise errors.MachineError(
+      f"{folder}: saving failed ({_one_line(cause)}); {remedy}; earlier "
+      "checkpoints are kept"
+    ) from error

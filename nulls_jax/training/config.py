@@ -1,0 +1,115 @@
+"""Settings of training; no JAX, so that any tool may read a run's config."""
+
+import dataclasses
+
+from nulls_jax import errors
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+  """AdamW with a cosine schedule; sinks have settings of their own.
+
+  Attributes:
+    learning_rate: peak rate.
+    warmup_fraction: share of the steps with a linearly rising rate.
+    final_fraction: the last step's rate over the peak.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    epsilon: added to the root of the second moment.
+    weight_decay: decoupled decay of the backbone's matrices.
+    sink_weight_decay: decoupled decay of the sink table. It acts in every
+      step, whether or not a sink's sources were seen.
+    sink_learning_rate_scale: rate of the sinks over that of the backbone.
+    clip_norm: global gradient norm above which gradients are scaled down.
+  """
+
+  learning_rate: float = 3e-3
+  warmup_fraction: float = 0.05
+  final_fraction: float = 0.0
+  b1: float = 0.9
+  b2: float = 0.95
+  epsilon: float = 1e-8
+  weight_decay: float = 0.1
+  sink_weight_decay: float = 0.0
+  sink_learning_rate_scale: float = 1.0
+  clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+  """What is trained on, for how long.
+
+  Attributes:
+    batch_size: rows a step over all devices and accumulation parts.
+    accumulation: parts of a batch that are computed one after the other.
+    epochs: passes over the prepared rows; used when num_steps is 0.
+    num_steps: updates; 0 takes them from epochs when training starts.
+    off_share: probability that a visit to a document uses no sinks.
+    seed: key of the initial parameters, the data order and the off draws.
+    log_every: steps between two lines of metrics.
+  """
+
+  batch_size: int = 32
+  accumulation: int = 1
+  epochs: float = 1.0
+  num_steps: int = 0
+  off_share: float = 0.2
+  seed: int = 0
+  log_every: int = 10
+
+  def __post_init__(self):
+    for name in ("batch_size", "accumulation", "log_every"):
+      if getattr(self, name) < 1:
+        raise errors.UserError(
+          f"training.{name} is {getattr(self, name)}; it must be at least 1"
+        )
+    if self.batch_size % self.accumulation:
+      raise errors.UserError(
+        f"training.batch_size={self.batch_size} is not a multiple of "
+        f"training.accumulation={self.accumulation}"
+      )
+    if not 0 <= self.off_share <= 1:
+      raise errors.UserError(
+        f"training.off_share={self.off_share} is not between 0 and 1"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+  """How devices are arranged; nothing in a checkpoint depends on it.
+
+  Attributes:
+    data: copies of the parameters, each with its part of the batch; -1 takes
+      the devices that the other axes leave.
+    fsdp: parts into which parameters are cut along the model width; also
+      partitions the batch.
+    tensor: parts of heads, MLP neurons, strata and vocabulary.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+  """When checkpoints are written and which are kept.
+
+  Attributes:
+    every_steps: steps between two saves; the last step is always saved.
+    keep_last: newest checkpoints that are kept.
+    keep_every: steps at whose multiples a checkpoint is kept for good; 0
+      keeps none but the newest.
+  """
+
+  every_steps: int = 1000
+  keep_last: int = 2
+  keep_every: int = 0
+
+  def __post_init__(self):
+    if self.every_steps < 1 or self.keep_last < 1 or self.keep_every < 0:
+      raise errors.UserError(
+        f"checkpoint: every_steps={self.every_steps} and "
+        f"keep_last={self.keep_last} must be at least 1, "
+        f"keep_every={self.keep_every} at least 0"
+      )

@@ -1,0 +1,267 @@
+"""A run from its first step to its last: set-up, resume, steps, saves.
+
+Invariant: a run that was killed anywhere and started again ends with the
+same parameters, bit for bit, as one that was not (same devices): the state
+comes from the newest whole checkpoint, and the data order is a function of
+the step.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from nulls_jax import config as run_config
+from nulls_jax import errors
+from nulls_jax.data import ledger, pipeline, prepare, tokenizer
+from nulls_jax.training import checkpoint, metrics, partitioning, state
+from nulls_jax.training import step as train_step
+
+# What a run that was killed while it was being created may have left.
+_OPENING_FILES = ("tokenizer.model", "ledger.sqlite", "config.json")
+
+
+def resolve(
+  config: run_config.RunConfig, prepared: prepare.Prepared
+) -> run_config.RunConfig:
+  """Fill in what the dataset decides; raises `UserError` if they disagree.
+
+  Sets `model.vocab_size`, `sinks.num_sources` and `training.num_steps`.
+  """
+  counts = prepared.manifest["counts"]
+  vocab_size = prepared.manifest["vocab_size"]
+  layout = ("row_length", "tile")
+  wrong = [
+    f"data.{name} is {getattr(config.data, name)} in the config and "
+    f"{getattr(prepared.config, name)} in the dataset"
+    for name in layout
+    if getattr(config.data, name) != getattr(prepared.config, name)
+  ]
+  if config.model.vocab_size not in (0, vocab_size):
+    wrong.append(
+      f"model.vocab_size is {config.model.vocab_size} in the config and "
+      f"{vocab_size} in the dataset"
+    )
+  if wrong:
+    raise errors.UserError(
+      f"{prepared.directory}: {errors.listing(wrong)}; prepare the documents "
+      "with this config, or change the config"
+    )
+  training = config.training
+  num_steps = training.num_steps or math.ceil(
+    training.epochs * counts["rows"] / training.batch_size
+  )
+  if num_steps < 1:
+    raise errors.UserError(
+      f"training.epochs={training.epochs} over {counts['rows']} rows makes no "
+      "step; raise it, or set training.num_steps"
+    )
+  sinks = config.sinks
+  if sinks.kind == "dedicated":
+    if sinks.num_sources not in (0, counts["sources"]):
+      raise errors.UserError(
+        f"sinks.num_sources={sinks.num_sources}, but {prepared.directory} has "
+        f"{counts['sources']} sources; leave it 0"
+      )
+    sinks = dataclasses.replace(sinks, num_sources=counts["sources"])
+  resolved = dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, vocab_size=vocab_size),
+    sinks=sinks,
+    data=prepared.config,
+    training=dataclasses.replace(training, num_steps=num_steps),
+  )
+  run_config.validate(resolved)
+  return resolved
+
+
+def train(
+  config: run_config.RunConfig,
+  data_dir: str | os.PathLike,
+  run_dir: str | os.PathLike,
+) -> dict[str, Any]:
+  """Train a run to its end, taking it up where it stands.
+
+  Args:
+    config: the settings; what the dataset decides may be 0.
+    data_dir: a prepared dataset.
+    run_dir: where the run is or will be.
+
+  Returns:
+    `{"step", "resumed_from"}`: the last step, and the step this process
+    started from (0 for a new run).
+
+  Raises:
+    errors.UserError: settings, dataset and run do not fit together.
+    errors.MachineError: a save failed.
+    FloatingPointError: never; a loss that is not finite raises
+      `errors.MachineError` and keeps the last good checkpoint.
+  """
+  run_dir = pathlib.Path(run_dir)
+  prepared = prepare.Prepared.open(data_dir)
+  config = resolve(config, prepared)
+  mesh = partitioning.make_mesh(config.mesh)
+  partitioning.check_batch(
+    config.training.batch_size, config.training.accumulation, mesh
+  )
+  fingerprint = tokenizer.Tokenizer.load(prepared.tokenizer_path).fingerprint
+  if jax.process_index() == 0:
+    _open_run(run_dir, config, prepared, fingerprint)
+  num_steps = config.training.num_steps
+  with (
+    checkpoint.Checkpoints(run_dir, config.checkpoint, num_steps) as saves,
+    partitioning.context(mesh),
+  ):
+    first_step = saves.latest_step or 0
+    if first_step == num_steps:
+      return {"step": num_steps, "resumed_from": num_steps}
+    if first_step:
+      current = saves.restore(first_step, state.abstract(config, mesh))
+    else:
+      current = state.create(config, mesh)
+    custom_metadata = checkpoint.metadata(config, fingerprint)
+    _run_steps(
+      config,
+      mesh,
+      prepared,
+      current,
+      first_step,
+      saves,
+      custom_metadata,
+      run_dir,
+    )
+  return {"step": num_steps, "resumed_from": first_step}
+
+
+def _run_steps(
+  config, mesh, prepared, current, first_step, saves, custom_metadata, run_dir
+):
+  training = config.training
+  update = train_step.make(config, mesh)
+  with ledger.Ledger.open(prepared.ledger_path) as sources:
+    routing_table = sources.routing_table(config.sinks)
+  batches = pipeline.batches(
+    prepared,
+    routing_table,
+    batch_size=training.batch_size,
+    seed=training.seed,
+    off_share=0.0 if config.sinks.kind == "none" else training.off_share,
+    start_step=first_step,
+    num_steps=training.num_steps - first_step,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  with metrics.Writer(run_dir, config, first_step) as writer:
+    pending: list[tuple[int, dict]] = []
+    for number, batch in enumerate(batches, start=first_step + 1):
+      current, values = update(current, partitioning.to_devices(mesh, batch))
+      pending.append((number, values))
+      # Figures are fetched a step late, so that the host never waits for the
+      # step that it has just started.
+      if number % training.log_every == 0 and len(pending) > 1:
+        _log(writer, pending[:-1], run_dir)
+        pending = pending[-1:]
+      if _saves_at(config, number):
+        _log(writer, pending, run_dir)
+        pending = []
+        _check_finite(number, current["params"], run_dir)
+        saves.save(number, current, custom_metadata)
+    _log(writer, pending, run_dir)
+
+
+def _saves_at(config, number: int) -> bool:
+  return (
+    number % config.checkpoint.every_steps == 0
+    or number == config.training.num_steps
+  )
+
+
+def _log(writer, pending, run_dir):
+  """Write the mean over the pending steps, weighted by their targets."""
+  if not pending:
+    return
+  rows = [
+    (number, {name: float(value) for name, value in values.items()})
+    for number, values in jax.device_get(pending)
+  ]
+  for number, values in rows:
+    if not math.isfinite(values["loss"]) or not math.isfinite(
+      values["grad_norm"]
+    ):
+      raise _not_finite(number, f"loss {values['loss']}", run_dir)
+  means = {
+    name: _mean(values[name] for _, values in rows)
+    for name in ("loss", "loss_on", "loss_off", "grad_norm")
+  }
+  tokens = sum(values["tokens"] for _, values in rows)
+  writer.write(rows[-1][0], means, tokens)
+
+
+def _mean(values) -> float:
+  values = [value for value in values if not math.isnan(value)]
+  return sum(values) / len(values) if values else math.nan
+
+
+def _check_finite(number, params, run_dir):
+  finite = jax.jit(
+    lambda tree: jnp.all(
+      jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)])
+    )
+  )(params)
+  if not bool(finite):
+    raise _not_finite(number, "parameters that are not finite", run_dir)
+
+
+def _not_finite(number, what, run_dir):
+  return errors.MachineError(
+    f"{run_dir}: step {number} gave {what}; nothing of it was saved, earlier "
+    "checkpoints are kept; lower optimizer.learning_rate or look at the data "
+    "of that step"
+  )
+
+
+def _open_run(run_dir, config, prepared, fingerprint):
+  """Create the run directory, or check that it is this config's."""
+  path = run_dir / "config.json"
+  if path.exists():
+    before = run_config.read(path)
+    changed = run_config.differences(before, config)
+    if changed:
+      raise errors.UserError(
+        f"{run_dir}: this run was started with another config: "
+        f"{errors.listing(changed)}; give another --run, or that config"
+      )
+    model = run_dir / "tokenizer.model"
+    if tokenizer.Tokenizer.load(model).fingerprint != fingerprint:
+      raise errors.UserError(
+        f"{run_dir}: its tokenizer is not that of {prepared.directory}; give "
+        "the dataset that the run was started with, or another --run"
+      )
+  elif run_dir.exists() and {
+    entry.name.removesuffix(".partial") for entry in run_dir.iterdir()
+  } - set(_OPENING_FILES):
+    raise errors.UserError(
+      f"{run_dir}: not empty and not a run; give another --run"
+    )
+  try:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    for source, name in (
+      (prepared.tokenizer_path, "tokenizer.model"),
+      (prepared.ledger_path, "ledger.sqlite"),
+    ):
+      if not (run_dir / name).exists():
+        shutil.copyfile(source, run_dir / f"{name}.partial")
+        os.replace(run_dir / f"{name}.partial", run_dir / name)
+    partial = run_dir / "config.json.partial"
+    partial.write_text(json.dumps(run_config.to_dict(config), indent=2) + "\n")
+    os.replace(partial, path)
+  except OSError as error:
+    raise errors.MachineError(
+      f"{run_dir}: cannot be written: {error}"
+    ) from error

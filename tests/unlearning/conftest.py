@@ -1,0 +1,216 @@
+"""A small run directory with a real Orbax checkpoint of a real optimiser.
+
+Two layers, two strata, 256 rows, d_model 4, eight sources. Each kind of run
+is saved once a session; tests that damage one get a copy of their own.
+"""
+
+import dataclasses
+import json
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from orbax.checkpoint import v1 as ocp
+
+from nulls_jax.data import ledger
+from nulls_jax.sinks import assignment
+
+STEP = 3
+KEYS = tuple(f"https://example.org/article/{number}" for number in range(8))
+SHAPE = (2, 2, 256, 12)
+CONFIGS = {
+  "hashed": assignment.SinkConfig(
+    kind="hashed", pool_size=512, sinks_per_source=8, strata=2, seed=7
+  ),
+  "dedicated": assignment.SinkConfig(
+    kind="dedicated", sinks_per_source=4, strata=2, num_sources=128
+  ),
+  "none": assignment.SinkConfig(kind="none"),
+}
+
+
+def _params():
+  draw = np.random.default_rng(0)
+  shapes = {
+    "embedding": {"table": (32, 4)},
+    "layers": {
+      "attention": {"query": (2, 4, 2, 2), "out": (2, 2, 2, 4)},
+      "mlp": {"gate": (2, 4, 6), "up": (2, 4, 6), "down": (2, 6, 4)},
+      "sinks": {"table": SHAPE},
+      "norm_attention": {"scale": (2, 4)},
+      "norm_mlp": {"scale": (2, 4)},
+    },
+    "norm": {"scale": (4,)},
+    "head": {"kernel": (4, 32)},
+  }
+  return jax.tree.map(
+    lambda shape: draw.normal(size=shape).astype(np.float32),
+    shapes,
+    is_leaf=lambda node: isinstance(node, tuple),
+  )
+
+
+def _optimiser(kind):
+  if kind == "groups":
+    labels = jax.tree_util.tree_map_with_path(
+      lambda path, _: "sinks" if "'sinks'" in str(path) else "backbone",
+      _params(),
+    )
+    groups = {"sinks": optax.adam(1e-2), "backbone": optax.adamw(1e-3)}
+    return optax.multi_transform(groups, labels)
+  return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3))
+
+
+def _place(params, num_devices):
+  """Put the table's strata and rows, and the MLP's rows, over the devices."""
+  if num_devices == 1:
+    return jax.tree.map(jnp.asarray, params)
+  mesh = jax.make_mesh(
+    (2, 2, 2),
+    ("data", "fsdp", "tensor"),
+    axis_types=(jax.sharding.AxisType.Auto,) * 3,
+  )
+  spec = jax.sharding.PartitionSpec
+  specs = jax.tree.map(lambda _: spec(), params)
+  specs["layers"]["sinks"]["table"] = spec(None, "tensor", "fsdp", None)
+  specs["layers"]["mlp"]["gate"] = spec(None, "fsdp", "tensor")
+  return jax.tree.map(
+    lambda leaf, part: jax.device_put(
+      leaf, jax.sharding.NamedSharding(mesh, part)
+    ),
+    params,
+    specs,
+  )
+
+
+def _state(num_devices, optimiser_kind):
+  """Return the state after one update, so that every moment is non-zero."""
+  optimiser = _optimiser(optimiser_kind)
+  params = _place(_params(), num_devices)
+
+  @jax.jit
+  def update(params, grads):
+    updates, opt_state = optimiser.update(grads, optimiser.init(params), params)
+    return optax.apply_updates(params, updates), opt_state
+
+  grads = jax.tree.map(lambda leaf: jnp.cos(17 * leaf), params)
+  params, opt_state = update(params, grads)
+  return {
+    "step": np.asarray(STEP),
+    "params": params,
+    "opt_state": opt_state,
+  }
+
+
+def save_state(root, step, state, custom_metadata, chunk_byte_size=None):
+  """Save a real Orbax v1 checkpoint."""
+  context = ocp.Context()
+  context.array.saving.storage_options.chunk_byte_size = chunk_byte_size
+  with context, ocp.training.Checkpointer(root) as checkpointer:
+    checkpointer.save_checkpointables(
+      step, {"state": state}, custom_metadata=custom_metadata
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run on disk, and what was saved in it."""
+
+  path: Any
+  config: assignment.SinkConfig
+  state: Any
+
+  @property
+  def step_dir(self):
+    return self.path / "checkpoints" / str(STEP)
+
+  @property
+  def item(self):
+    return self.step_dir / "state"
+
+  def restore(self, path=None):
+    """Restore the state of this run, or of one like it, by Orbax."""
+    abstract = jax.tree.map(
+      lambda leaf: (
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        if isinstance(leaf, jax.Array)
+        else leaf
+      ),
+      self.state,
+    )
+    root = (path or self.path) / "checkpoints"
+    with ocp.training.Checkpointer(root) as checkpointer:
+      return checkpointer.load_checkpointables(STEP, {"state": abstract})[
+        "state"
+      ]
+
+
+def _write_run(
+  path, kind, num_devices, chunk_byte_size, optimiser_kind, change
+):
+  path.mkdir()
+  config = CONFIGS[kind]
+  state = change(_state(num_devices, optimiser_kind))
+  assigned = {**dataclasses.asdict(config), "version": assignment.VERSION}
+  save_state(
+    path / "checkpoints",
+    STEP,
+    state,
+    {"format": 1, "config": {}, "assignment": assigned},
+    chunk_byte_size,
+  )
+  (path / "config.json").write_text(json.dumps({"sinks": assigned}))
+  (path / "tokenizer.model").write_bytes(b"\x00pieces\xff")
+  (path / "metrics.jsonl").write_text("{}\n")
+  with ledger.Ledger.create(path / "ledger.sqlite") as sources:
+    sources.add_documents((key, 1, {"title": key}) for key in KEYS)
+  return Run(path, config, state)
+
+
+@pytest.fixture(scope="session")
+def make_run(tmp_path_factory):
+  """Return a function that gives a run directory, made once a session.
+
+  Args of the function: kind of assignment, number of devices (1 or 8),
+  chunk_byte_size, the optimiser ("adamw" or "groups"), and `change`, a
+  function of the state that is saved.
+  """
+  made = {}
+
+  def make(
+    kind="hashed",
+    num_devices=1,
+    chunk_byte_size=None,
+    optimiser="adamw",
+    change=lambda state: state,
+  ):
+    arguments = (kind, num_devices, chunk_byte_size, optimiser, change)
+    if arguments not in made:
+      path = tmp_path_factory.mktemp("runs") / "run"
+      made[arguments] = _write_run(path, *arguments)
+    return made[arguments]
+
+  return make
+
+
+@pytest.fixture
+def own_run(make_run, tmp_path):
+  """Return a function that gives a copy of a run, free to be damaged."""
+
+  def copy(**arguments):
+    run = make_run(**arguments)
+    path = tmp_path / "run"
+    shutil.copytree(run.path, path)
+    return dataclasses.replace(run, path=path)
+
+  return copy
+
+
+@pytest.fixture(scope="session")
+def keys():
+  """The source keys of every run."""
+  return KEYS
