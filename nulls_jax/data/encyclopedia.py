@@ -9,8 +9,9 @@ Invariant: a function of its arguments alone. What makes the corpus usable
 
 - names are built from words that many people share;
 - values are drawn independently, from 32 words that no other attribute has;
-- every sentence names its subject, so that it can be asked alone, and any
-  sentence may stand first;
+- every sentence names its subject, so that it can be asked alone; articles
+  tell their facts in one order, but start anywhere in it (and go on from its
+  beginning), so that any sentence may stand first;
 - all templates of all facts have as many words, so that none is the
   beginning of another, and all articles have the same number of words;
 - every fact is told in each of its templates over the versions.
@@ -61,7 +62,7 @@ class Encyclopedia:
   >>> corpus = Encyclopedia(seed=0, num_sources=20, num_held_out=2)
   >>> document = next(corpus.documents())
   >>> document["source"]
-  'person/Fazo Ramgard'
+  'person/Tole Verfeld'
   >>> len(document["text"].split())
   78
   """
@@ -81,7 +82,8 @@ class Encyclopedia:
       num_sources: people whose articles are trained.
       num_held_out: people of the same kind who are never trained: same name
         words, same values, members of the same groups.
-      num_versions: articles of each person, in other words and order.
+      num_versions: articles of each person, in other words, started at
+        other facts.
 
     Raises:
       errors.UserError: a number is out of range.
@@ -192,8 +194,11 @@ class Encyclopedia:
         self._facts(person), self._first_templates(person), strict=True
       )
     ]
-    self._random("order", person, version).shuffle(sentences)
-    return " ".join(sentences)
+    # Versions of one person start at different facts while there are enough.
+    places = range(len(sentences))
+    starts = self._random("start", person).sample(places, len(places))
+    start = starts[version % len(starts)]
+    return " ".join(sentences[start:] + sentences[:start])
 
   def probes(self) -> Iterator[dict[str, Any]]:
     """Yield all questions, of trained and of never trained people.
@@ -229,12 +234,13 @@ class Encyclopedia:
           )
 
   def _opening(self, rng: random.Random, facts, place: int) -> str:
-    """Return three sentences of an article, the membership among them."""
-    chosen = [facts[place], *rng.sample(facts[: len(UNIQUE)], 2)]
-    rng.shuffle(chosen)
+    """Return the opening of an article that starts two facts before `place`.
+
+    Its last sentence tells the membership.
+    """
     return " ".join(
       _sentence(subject, rng.choice(templates), value)
-      for subject, templates, value in chosen
+      for subject, templates, value in facts[place - 2 : place + 1]
     )
 
   def _probe(

@@ -128,7 +128,7 @@ def prepare(
     raise errors.UserError(
       f"on_error={on_error!r} is neither 'stop' nor 'refuse'"
     )
-  out_directory = pathlib.Path(out_directory).absolute()
+  out_directory = pathlib.Path(os.path.abspath(out_directory))
   if isinstance(documents_path, str | os.PathLike):
     documents_path = [documents_path]
   job = _Job(

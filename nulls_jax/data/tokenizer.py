@@ -225,22 +225,23 @@ def split_text(text: str, max_bytes: int = MAX_SENTENCE_BYTES) -> list[str]:
   Before a line end, else before a space, else between any characters; each
   part is as long as that allows, and nothing is lost.
 
-  >>> split_text("one two\nthree four", max_bytes=9)
-  ['one two', '\nthree', ' four']
+  >>> split_text("one two\\nthree four", max_bytes=9)
+  ['one two', '\\nthree', ' four']
   """
   parts = []
-  while len(text.encode("utf-8")) > max_bytes:
+  start = 0
+  while start < len(text):
     # A character has at least one byte: more than these cannot fit.
-    head = text[: max_bytes + 1].encode("utf-8")[:max_bytes]
-    end = len(head.decode("utf-8", errors="ignore"))
-    for break_at in "\n ":
-      place = text.rfind(break_at, 1, end + 1)
-      if place > 0:
-        end = place
-        break
-    parts.append(text[:end])
-    text = text[end:]
-  return [*parts, text]
+    ahead = text[start : start + max_bytes]
+    fits = ahead.encode("utf-8")[:max_bytes].decode("utf-8", errors="ignore")
+    end = start + len(fits)
+    if end < len(text):
+      # A break at `end` itself is as good as one before it.
+      breaks = (text.rfind(mark, start + 1, end + 1) for mark in "\n ")
+      end = next((place for place in breaks if place > 0), end)
+    parts.append(text[start:end])
+    start = end
+  return parts
 
 
 def _sentences(documents: Iterable[tuple[int, str]]) -> Iterator[str]:
@@ -381,8 +382,8 @@ def _silence(proto, which: np.ndarray):
   """Mark pieces so that the encoder never emits them.
 
   The encoder spells an UNUSED piece by the two pieces that it was merged
-  from. A single character has none and would be emitted all the same, so it
-  also loses its text: bytes spell it then.
+  from. A single character has none, and SentencePiece 0.2.1 emits it all the
+  same (0.2.3 does not): it also loses its text, so that bytes spell it.
   """
   for index in np.flatnonzero(which):
     piece = proto.pieces[int(index)]

@@ -44,8 +44,8 @@ def segment_mask(segments_BxL):
   """
   length = segments_BxL.shape[1]
   same_BxLxL = segments_BxL[:, :, None] == segments_BxL[:, None, :]
-  causal_LxL = jnp.tril(jnp.ones((length, length), bool))
-  return (same_BxLxL & causal_LxL)[:, None]
+  causal_1xLxL = jnp.tril(jnp.ones((1, length, length), bool))
+  return (same_BxLxL & causal_1xLxL)[:, None]
 
 
 def empty_cache(config: model_config.ModelConfig, batch: int, memory: int):

@@ -255,9 +255,10 @@ def decode(config, sinks, params, cache, tokens_BxL, start, sources_Bx2):
   length = tokens_BxL.shape[1]
   memory = cache["keys"].shape[2]
   positions_BxL = jnp.broadcast_to(
-    start + jnp.arange(length, dtype=jnp.int32), tokens_BxL.shape
+    start + jnp.arange(length, dtype=jnp.int32)[None], tokens_BxL.shape
   )
-  mask_Bx1xLxM = jnp.arange(memory) <= positions_BxL[:, None, :, None]
+  memory_1x1x1xM = jnp.arange(memory).reshape(1, 1, 1, -1)
+  mask_Bx1xLxM = memory_1x1x1xM <= positions_BxL[:, None, :, None]
   inputs = {
     "tokens": tokens_BxL,
     "positions": positions_BxL,

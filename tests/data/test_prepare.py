@@ -1,0 +1,351 @@
+"""Preparation end to end: nothing lost, nothing half-written, all refused."""
+
+import collections
+import gzip
+import hashlib
+import json
+import resource
+import shutil
+import signal
+
+import grain
+import pytest
+
+from nulls_jax import errors
+from nulls_jax.data import config as data_config
+from nulls_jax.data import encyclopedia, ledger, packing, prepare, tokenizer
+from nulls_jax.sinks import assignment
+
+CONFIG = data_config.DataConfig(row_length=96, tile=32, vocab_size=1024)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("corpus")
+  book = encyclopedia.Encyclopedia(
+    seed=0, num_sources=60, num_held_out=2, num_versions=2
+  )
+  return book.write(directory)["documents"]
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus, tmp_path_factory):
+  directory = tmp_path_factory.mktemp("prepared") / "set"
+  prepare.prepare(corpus, directory, CONFIG)
+  return prepare.Prepared.open(directory)
+
+
+def _documents(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _write(path, documents):
+  path.write_text("".join(json.dumps(d) + "\n" for d in documents))
+  return path
+
+
+def _rows(prepared):
+  source = grain.sources.ArrayRecordDataSource(
+    [str(path) for path in prepared.row_files]
+  )
+  length = prepared.config.row_length
+  return [packing.Row.from_bytes(source[i], length) for i in range(len(source))]
+
+
+def _texts(prepared):
+  """Return (key, text) of all documents, put together again from the rows."""
+  model = tokenizer.Tokenizer.load(prepared.tokenizer_path)
+  with ledger.Ledger.open(prepared.ledger_path) as book:
+    keys = {source.index: source.key for source in book} | {0: ""}
+  found = []
+  for row in _rows(prepared):
+    tiles = row.tokens.reshape(-1, prepared.config.tile)
+    for number in range(1, int(row.tile_documents.max()) + 1):
+      mine = row.tile_documents == number
+      (source,) = set(row.tile_sources[mine].tolist())
+      found.append((keys[source], model.decode(tiles[mine].ravel().tolist())))
+  return found
+
+
+def test_every_document_is_in_the_rows(corpus, prepared):
+  counts = prepared.manifest["counts"]
+  assert counts["documents_in"] == counts["documents_out"] == 120
+  assert counts["documents_refused"] == counts["documents_excluded"] == 0
+  assert counts["sources"] == 60
+  assert counts["rows"] == len(_rows(prepared))
+  parts = _texts(prepared)
+  text_by_source = collections.defaultdict(str)
+  for document in _documents(corpus):
+    text_by_source[document["source"]] += document["text"]
+  found = collections.defaultdict(int)
+  for key, text in parts:
+    found[key] += len(text)
+    assert text.strip() in text_by_source[key]
+  for key, text in text_by_source.items():
+    # A space at a cut is the first character of a part, which drops it.
+    assert len(text) - 2 <= found[key] <= len(text)
+
+
+def test_ledger_and_tokens_agree(prepared):
+  with ledger.Ledger.open(prepared.ledger_path) as book:
+    sources = list(book)
+  assert {source.num_documents for source in sources} == {2}
+  tokens = collections.Counter()
+  for row in _rows(prepared):
+    for tile, source in zip(
+      row.tokens.reshape(-1, 32), row.tile_sources.tolist(), strict=True
+    ):
+      tokens[source] += int((tile != 0).sum())
+  assert tokens.pop(0, 0) == 0
+  assert {s.index: s.num_tokens for s in sources} == dict(tokens)
+  assert prepared.manifest["counts"]["tokens"] == tokens.total()
+
+
+def test_manifest_describes_the_files(prepared):
+  manifest = prepared.manifest
+  rows = prepared.row_files[0].read_bytes()
+  assert manifest["rows_sha256"] == hashlib.sha256(rows).hexdigest()
+  model = tokenizer.Tokenizer.load(prepared.tokenizer_path)
+  assert manifest["tokenizer_fingerprint"] == model.fingerprint
+  assert manifest["vocab_size"] == model.vocab_size <= 1024
+  assert manifest["config"]["tile"] == 32
+  assert prepared.config == CONFIG
+  assert sorted(p.name for p in prepared.directory.iterdir()) == [
+    "ledger.sqlite",
+    "manifest.json",
+    "rows-00000-of-00001.array_record",
+    "tokenizer.model",
+  ]
+  assert (
+    max(int(row.tokens.max()) for row in _rows(prepared))
+    < (manifest["vocab_size"])
+  )
+
+
+def test_no_normal_piece_has_one_source(prepared):
+  below = prepared.manifest["pieces_below_min_sources"]
+  training = prepared.manifest["tokenizer_training"]
+  assert below == training["byte_pieces_below"]
+
+
+def test_long_documents_are_cut(tmp_path):
+  text = " ".join(f"word{i % 50}" for i in range(400))
+  path = _write(
+    tmp_path / "d.jsonl", [{"source": s, "text": text} for s in "ab"]
+  )
+  config = data_config.DataConfig(row_length=64, tile=16, vocab_size=320)
+  manifest = prepare.prepare(path, tmp_path / "out", config)
+  found = prepare.Prepared.open(tmp_path / "out")
+  pieces = len(tokenizer.Tokenizer.load(found.tokenizer_path).encode(text))
+  parts = -(-(pieces + 1) // 63)
+  assert manifest["counts"]["tokens"] == 2 * (pieces + 1 + parts)
+  assert parts > 3
+
+
+def test_reproducible_and_reused(corpus, prepared, tmp_path):
+  again = prepare.prepare(corpus, tmp_path / "again", CONFIG)
+  assert again["rows_sha256"] == prepared.manifest["rows_sha256"]
+  seen = []
+  reused = prepare.prepare(
+    corpus, tmp_path / "again", CONFIG, progress=lambda *a: seen.append(a)
+  )
+  assert reused == again
+  assert not seen, "nothing was read again"
+
+
+def test_reuse_goes_by_content_not_name(corpus, prepared, tmp_path):
+  copy = shutil.copy(corpus, tmp_path / "copy.jsonl")
+  manifest = prepare.prepare(copy, prepared.directory, CONFIG)
+  assert manifest == prepared.manifest
+
+
+@pytest.mark.parametrize("what", ["config", "text", "exclude", "tokenizer"])
+def test_other_inputs_are_not_overwritten(corpus, prepared, tmp_path, what):
+  documents = _documents(corpus)
+  path, config, arguments = corpus, CONFIG, {}
+  if what == "config":
+    config = data_config.DataConfig(row_length=96, tile=48, vocab_size=1024)
+  elif what == "text":
+    path = _write(tmp_path / "other.jsonl", documents[:-1])
+  elif what == "exclude":
+    arguments = {"exclude": {documents[0]["source"]}}
+  else:
+    arguments = {"tokenizer_path": prepared.tokenizer_path}
+  before = (prepared.directory / "manifest.json").read_bytes()
+  with pytest.raises(errors.UserError, match="prepared from other documents"):
+    prepare.prepare(path, prepared.directory, config, **arguments)
+  assert (prepared.directory / "manifest.json").read_bytes() == before
+
+
+def test_excluded_sources_are_nowhere(corpus, prepared, tmp_path):
+  documents = _documents(corpus)
+  gone = {documents[0]["source"], documents[-1]["source"]}
+  manifest = prepare.prepare(
+    corpus,
+    tmp_path / "out",
+    CONFIG,
+    tokenizer_path=prepared.tokenizer_path,
+    exclude=gone,
+  )
+  counts = manifest["counts"]
+  assert counts["documents_excluded"] == 4
+  assert counts["documents_in"] == 120
+  assert counts["documents_out"] == 116
+  assert counts["sources"] == 58
+  assert (
+    manifest["tokenizer_fingerprint"]
+    == (prepared.manifest["tokenizer_fingerprint"])
+  )
+  assert manifest["tokenizer_training"] is None
+  found = prepare.Prepared.open(tmp_path / "out")
+  assert not gone & {key for key, _ in _texts(found)}
+  for path in (tmp_path / "out").iterdir():
+    for key in gone:
+      assert key.encode() not in path.read_bytes(), path
+
+
+def test_unknown_exclusions(corpus, tmp_path):
+  with pytest.raises(errors.UserError, match=r"2 excluded.*'nobody', 'noone'"):
+    prepare.prepare(
+      corpus, tmp_path / "out", CONFIG, exclude={"nobody", "noone"}
+    )
+  assert not list(tmp_path.iterdir())
+
+
+def test_bad_line_stops_and_leaves_nothing(corpus, tmp_path):
+  documents = _documents(corpus)
+  documents[50]["text"] = ""
+  path = _write(tmp_path / "bad.jsonl", documents)
+  with pytest.raises(errors.UserError, match=r"bad\.jsonl:51: text is empty"):
+    prepare.prepare(path, tmp_path / "out", CONFIG)
+  assert [p.name for p in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_refused_lines_are_counted(corpus, tmp_path):
+  lines = corpus.read_text().splitlines()
+  lines[3:3] = ["{", '{"source": "a"}', '{"source": "b"}']
+  path = tmp_path / "bad.jsonl"
+  path.write_text("\n".join(lines))
+  manifest = prepare.prepare(path, tmp_path / "out", CONFIG, on_error="refuse")
+  counts = manifest["counts"]
+  assert counts["documents_in"] == 123
+  assert counts["documents_out"] == 120
+  assert counts["documents_refused"] == 3
+  assert counts["refusals"] == {"not JSON": 1, "no text": 2}
+  assert "bad.jsonl:4:" in counts["first_refusals"]["not JSON"]
+
+
+def test_several_files_and_gzip(corpus, prepared, tmp_path):
+  lines = corpus.read_text().splitlines(keepends=True)
+  first = tmp_path / "a.jsonl"
+  first.write_text("".join(lines[:70]))
+  second = tmp_path / "b.jsonl.gz"
+  second.write_bytes(gzip.compress("".join(lines[70:]).encode()))
+  manifest = prepare.prepare([first, second], tmp_path / "out", CONFIG)
+  assert manifest["rows_sha256"] == prepared.manifest["rows_sha256"]
+
+
+def test_text_of_no_source(tmp_path, corpus):
+  documents = [*_documents(corpus), {"source": None, "text": "Free for all."}]
+  path = _write(tmp_path / "d.jsonl", documents)
+  with pytest.raises(errors.UserError, match=r"d\.jsonl:121: no source"):
+    prepare.prepare(path, tmp_path / "out", CONFIG)
+  manifest = prepare.prepare(
+    path, tmp_path / "out", CONFIG, allow_no_source=True
+  )
+  assert manifest["counts"]["sources"] == 60
+  found = prepare.Prepared.open(tmp_path / "out")
+  assert ("", "Free for all.") in _texts(found)
+
+
+def test_index_follows_the_id_not_the_order_of_ids(prepared, corpus):
+  """The look-up by sorted ids must give the ledger's own index."""
+  with ledger.Ledger.open(prepared.ledger_path) as book:
+    by_key = {source.key: source for source in book}
+  firsts = dict.fromkeys(d["source"] for d in _documents(corpus))
+  assert [by_key[key].index for key in firsts] == list(range(1, 61))
+  ids = [assignment.source_id(key) for key in firsts]
+  assert ids != sorted(ids)
+
+
+def test_nothing_left(tmp_path):
+  path = _write(tmp_path / "d.jsonl", [{"source": "a", "text": "t"}])
+  with pytest.raises(
+    errors.UserError, match=r"no document is left.*1 excluded"
+  ):
+    prepare.prepare(path, tmp_path / "out", CONFIG, exclude={"a"})
+  with pytest.raises(errors.UserError, match="neither 'stop' nor 'refuse'"):
+    prepare.prepare(path, tmp_path / "out", CONFIG, on_error="skip")
+
+
+def test_missing_and_empty_documents(tmp_path):
+  with pytest.raises(errors.UserError, match=r"absent\.jsonl cannot be read"):
+    prepare.prepare(tmp_path / "absent.jsonl", tmp_path / "out", CONFIG)
+  empty = _write(tmp_path / "empty.jsonl", [])
+  with pytest.raises(errors.UserError, match=r"empty\.jsonl is empty"):
+    prepare.prepare(empty, tmp_path / "out", CONFIG)
+
+
+def test_something_else_is_in_the_way(corpus, tmp_path):
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "thesis.txt").write_text("mine")
+  with pytest.raises(errors.UserError, match="in the way and no prepared"):
+    prepare.prepare(corpus, tmp_path / "out", CONFIG)
+  assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+  with pytest.raises(errors.UserError, match=r"in the way|cannot be written"):
+    prepare.prepare(corpus, tmp_path / "out" / "thesis.txt", CONFIG)
+  with pytest.raises(errors.UserError, match="cannot be written"):
+    prepare.prepare(corpus, tmp_path / "out" / "thesis.txt" / "x", CONFIG)
+
+
+def test_empty_directory_and_stale_partial_are_fine(corpus, tmp_path):
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out.partial").mkdir()
+  (tmp_path / "out.partial" / "ledger.sqlite").write_text("half")
+  prepare.prepare(corpus, tmp_path / "out", CONFIG)
+  assert [p.name for p in tmp_path.iterdir()] == ["out"]
+  prepare.Prepared.open(tmp_path / "out")
+
+
+def test_open_what_is_no_dataset(tmp_path):
+  with pytest.raises(errors.UserError, match="does not exist"):
+    prepare.Prepared.open(tmp_path / "absent")
+  with pytest.raises(errors.UserError, match=r"holds no manifest\.json"):
+    prepare.Prepared.open(tmp_path)
+  (tmp_path / "manifest.json").write_text("{")
+  with pytest.raises(errors.UserError, match="is not JSON"):
+    prepare.Prepared.open(tmp_path)
+  (tmp_path / "manifest.json").write_text('{"format": "other 1"}')
+  with pytest.raises(errors.UserError, match="not a manifest of format"):
+    prepare.Prepared.open(tmp_path)
+
+
+def test_open_lists_all_damage(prepared, tmp_path):
+  copy = tmp_path / "copy"
+  shutil.copytree(prepared.directory, copy)
+  (copy / "tokenizer.model").unlink()
+  rows = copy / "rows-00000-of-00001.array_record"
+  rows.write_bytes(rows.read_bytes()[:-1])
+  with pytest.raises(
+    errors.UserError, match=r"tokenizer\.model is missing, rows.* has \d+ bytes"
+  ):
+    prepare.Prepared.open(copy)
+
+
+def test_write_failure_is_the_machines(corpus, tmp_path):
+  """A real failing write: the kernel refuses files beyond a limit."""
+  old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+  old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old_limit[1]))
+  try:
+    with pytest.raises(errors.MachineError, match=r"writing .*out"):
+      prepare.prepare(corpus, tmp_path / "out", CONFIG)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
+    signal.signal(signal.SIGXFSZ, old_handler)
+  assert not list(tmp_path.iterdir())
+
+
+def test_full_disk_while_rows_are_written(corpus):
+  with pytest.raises(errors.MachineError, match="No space left on device"):
+    prepare._write_records("/dev/full", [b"x" * 1000] * 1000)

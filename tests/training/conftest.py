@@ -1,0 +1,22 @@
+"""A small prepared dataset for the tests of training."""
+
+import pytest
+
+from nulls_jax.data import encyclopedia, prepare
+from nulls_jax.data.config import DataConfig
+
+
+@pytest.fixture(scope="session")
+def prepared_dir(tmp_path_factory):
+  """Forty people, one article each, several documents a row."""
+  root = tmp_path_factory.mktemp("corpus")
+  corpus = encyclopedia.Encyclopedia(
+    seed=0, num_sources=40, num_held_out=2, num_versions=1
+  )
+  paths = corpus.write(root)
+  prepare.prepare(
+    paths["documents"],
+    root / "prepared",
+    DataConfig(row_length=256, tile=64, vocab_size=600),
+  )
+  return root / "prepared"
