@@ -35,7 +35,8 @@ def get_config() -> RunConfig:
       sink_learning_rate_scale=3.0,
       sink_weight_decay=0.1,
     ),
-    # Six epochs of five articles a source: 30 visits of every source.
-    training=TrainingConfig(batch_size=20, epochs=6, off_share=0.2),
-    checkpoint=CheckpointConfig(every_steps=300, keep_last=1),
+    # Five epochs of five articles a source: 25 visits, 3 of them without
+    # sinks.
+    training=TrainingConfig(batch_size=20, epochs=5, off_share=0.12),
+    checkpoint=CheckpointConfig(every_steps=250, keep_last=1),
   )

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv once, with the extras in $1.
 # Set PYTHON to choose an interpreter (3.11 or newer).
 

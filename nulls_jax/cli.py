@@ -94,7 +94,7 @@ class Prepare:
       allow_no_source=self.allow_no_source,
       progress=_say_progress,
     )
-    counts, pieces = manifest["counts"], manifest["pieces"]
+    counts, trained = manifest["counts"], manifest["tokenizer_training"]
     print(
       f"{self.out}: {counts['documents_out']:,} documents of "
       f"{counts['sources']:,} sources, {counts['tokens']:,} tokens in "
@@ -102,10 +102,11 @@ class Prepare:
       f"{counts['documents_excluded']:,} excluded; vocabulary "
       f"{manifest['vocab_size']:,}"
     )
+    retired = trained["retired"] - trained["retired_unused"] if trained else 0
     print(
-      f"tokenizer: {pieces['retired'] - pieces['retired_unused']:,} pieces "
-      f"retired that fewer than {pieces['min_sources']} sources used; "
-      f"{pieces['byte_pieces_below']:,} single bytes remain below that"
+      f"tokenizer: {retired:,} pieces retired that fewer than "
+      f"{self.data.min_piece_sources} sources used; "
+      f"{manifest['pieces_below_min_sources']:,} that remain are below that"
     )
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import traceback
 
 from nulls_jax import errors
 from nulls_jax.data.config import DataConfig
@@ -23,6 +24,21 @@ from nulls_jax.training.config import (
 # Sections that may change when a run is taken up again: they say how and
 # where it runs, not what is computed.
 MOVABLE = ("mesh", "checkpoint")
+
+# A config file is its user's program: these are that user's to mend.
+_CONFIG_ERRORS = (
+  ArithmeticError,
+  AssertionError,
+  AttributeError,
+  ImportError,
+  LookupError,
+  NameError,
+  OSError,
+  RuntimeError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +70,13 @@ def validate(config: RunConfig) -> None:
   if chunk and config.data.row_length % chunk:
     raise errors.UserError(
       f"data.row_length={config.data.row_length} is not a multiple of "
-      f"model.loss_chunk={chunk}"
+      f"model.loss_chunk={chunk}; change one of them, or set it 0"
+    )
+  num_steps, share = config.training.num_steps, config.optimizer.warmup_fraction
+  if num_steps and round(share * num_steps) >= num_steps:
+    raise errors.UserError(
+      f"optimizer.warmup_fraction={share} of training.num_steps={num_steps} "
+      "leaves no step after the warm-up; lower it"
     )
   tensor = config.mesh.tensor
   divided = {
@@ -73,7 +95,7 @@ def validate(config: RunConfig) -> None:
   if config.model.d_model % config.mesh.fsdp:
     raise errors.UserError(
       f"mesh.fsdp={config.mesh.fsdp} does not divide "
-      f"model.d_model={config.model.d_model}"
+      f"model.d_model={config.model.d_model}; change one of them"
     )
 
 
@@ -92,16 +114,42 @@ def load(path: str | pathlib.Path) -> RunConfig:
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
-  except (SyntaxError, ImportError, NameError, TypeError) as error:
-    raise errors.UserError(f"{path}: does not load: {error}") from error
-  if not hasattr(module, "get_config"):
-    raise errors.UserError(f"{path}: has no function get_config()")
-  config = module.get_config()
+    config = module.get_config() if hasattr(module, "get_config") else None
+  except _CONFIG_ERRORS as error:
+    raise errors.UserError(
+      f"{_place(error, path, spec.origin)}: {_reason(error)}; mend this file"
+    ) from error
+  if config is None:
+    raise errors.UserError(
+      f"{path}: has no function get_config() that returns a RunConfig; "
+      "configs/demo.py is an example"
+    )
   if not isinstance(config, RunConfig):
     raise errors.UserError(
-      f"{path}: get_config() gives {type(config).__name__}, not RunConfig"
+      f"{path}: get_config() returns {type(config).__name__}; it must return a "
+      "RunConfig"
     )
   return config
+
+
+def _place(error: Exception, path: pathlib.Path, origin: str | None) -> str:
+  """Return `path:line` of the last line of the file that was running."""
+  if isinstance(error, SyntaxError) and error.filename == origin:
+    return f"{path}:{error.lineno}"
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename == origin
+  ]
+  return f"{path}:{lines[-1]}" if lines else str(path)
+
+
+def _reason(error: Exception) -> str:
+  if isinstance(error, SyntaxError):
+    return error.msg
+  if isinstance(error, errors.UserError):
+    return str(error)
+  return f"{type(error).__name__}: {error}"
 
 
 def to_dict(config: RunConfig) -> dict:
@@ -116,9 +164,10 @@ def from_dict(values: dict, where: str) -> RunConfig:
     kind = type(getattr(RunConfig, field.name))
     try:
       sections[field.name] = kind(**values[field.name])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, errors.UserError) as error:
       raise errors.UserError(
-        f"{where}: section {field.name!r} is not of this version: {error}"
+        f"{where}: section {field.name!r} is damaged or of another version "
+        f"({error}); use the release that wrote it, or a copy of it"
       ) from error
   return RunConfig(**sections)
 
@@ -127,13 +176,15 @@ def read(path: str | pathlib.Path) -> RunConfig:
   """Read a run's `config.json`; raises `UserError`."""
   path = pathlib.Path(path)
   try:
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text("utf-8"))
   except FileNotFoundError as error:
     raise errors.UserError(
       f"{path}: not found; is {path.parent} a run directory?"
     ) from error
-  except json.JSONDecodeError as error:
-    raise errors.UserError(f"{path}: not JSON: {error}") from error
+  except ValueError as error:
+    raise errors.UserError(
+      f"{path}: damaged, not JSON ({error}); put a copy of it back"
+    ) from error
   return from_dict(values, str(path))
 
 

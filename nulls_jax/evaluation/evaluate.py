@@ -1,12 +1,11 @@
 """What one model knows, of whom, in which mode: one JSON file of results.
 
-Owns what is asked and the file's format (`FORMAT`): columns of single
-results, from which every table is made without the model, and beside them
-the figures of each group. The formulas are `metrics`', the forward passes
-`scoring`'s, who is asked in which mode `populations`'.
+Owns the file's format (`FORMAT`): columns of single results, from which every
+table is made without the model, and beside them the figures of each group.
+The formulas are `metrics`', the forward passes `scoring`'s.
 
 Invariant: the file depends on the run, the inputs and the sample alone, and
-runs that share their sources are asked the same questions.
+appears under its name only when it is whole.
 """
 
 import dataclasses
@@ -14,7 +13,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -26,32 +25,13 @@ from nulls_jax.evaluation import (
   metrics,
   nearest,
   populations,
-  probes,
+  questions,
   scoring,
 )
+from nulls_jax.evaluation import probes as probes_lib
 from nulls_jax.inference import restore
 
 FORMAT = "nulls evaluation 1"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sample:
-  """How much is asked, so that time stays bounded.
-
-  Attributes:
-    seed: of the drawn sources.
-    retained: retained sources whose probes are asked.
-    truth_ratios: retained and held-out sources whose unique facts also get
-      truth ratios; all facts of the forget population do.
-    retained_documents: retained sources whose first document is scored.
-    examples: sources of the forget population with shown completions.
-  """
-
-  seed: int = 0
-  retained: int = 150
-  truth_ratios: int = 40
-  retained_documents: int = 5000
-  examples: int = 4
 
 
 def evaluate(
@@ -60,20 +40,20 @@ def evaluate(
   *,
   documents: str | os.PathLike | None = None,
   held_out: str | os.PathLike | None = None,
-  probes_path: str | os.PathLike | None = None,
+  probes: str | os.PathLike | None = None,
   forget: Collection[str] = (),
   step: int | None = None,
-  sample: Sample | None = None,
+  sample: questions.Sample | None = None,
 ) -> dict[str, Any]:
   """Score a run and write the results as one JSON file.
 
   Args:
     run_dir: a run directory: trained, erased, retrained or dense.
-    out_path: the file to write; appears only when it is whole.
+    out_path: the file to write.
     documents: JSON Lines with texts of the trained sources, and of those in
       `forget` also where the run was trained without them.
     held_out: JSON Lines with texts of never-trained sources.
-    probes_path: JSON Lines with probes of all of them.
+    probes: JSON Lines with probes of all of them.
     forget: keys of the sources that are, or were, to be erased.
     step: the checkpoint, the newest by default.
     sample: how much is asked.
@@ -87,30 +67,27 @@ def evaluate(
     errors.MachineError: the file cannot be written.
   """
   start = time.monotonic()
+  sample = sample or questions.Sample()
+  inputs = _read_inputs(documents, held_out, probes)
   run = restore.restore(run_dir, step)
-  inputs = _read_inputs(documents, held_out, probes_path)
   whom = populations.of_run(
     run, forget, inputs.held_out_keys, inputs.trained_keys
   )
-  sample = sample or Sample()
   texts = inputs.texts_by_population(whom, sample)
-  scored = {
-    (name, "off"): scoring.documents_in_full(
-      run, texts[name].texts, whom.routes(name, "off", texts[name].owners)
-    )
+  groups = {
+    (name, "off"): _score_documents(run, whom, name, "off", texts[name])
     for name in populations.NAMES
     if texts[name].texts
   }
-  neighbours = _neighbours(texts, scored)
-  if neighbours and ("retained", "on") in whom.words:
-    whom = whom.with_nearest(
-      run, {entry["source"]: entry["neighbour"] for entry in neighbours}
-    )
+  neighbours = _neighbours(texts, groups)
+  served_by = {entry["source"]: entry["neighbour"] for entry in neighbours}
+  if served_by and ("retained", "on") in whom.words:
+    whom = whom.with_nearest(run, served_by)
   for name in populations.NAMES:
     for mode in whom.modes(name):
       if mode != "off" and texts[name].texts:
-        scored[name, mode] = scoring.documents_in_full(
-          run, texts[name].texts, whom.routes(name, mode, texts[name].owners)
+        groups[name, mode] = _score_documents(
+          run, whom, name, mode, texts[name]
         )
   results = {
     "format": FORMAT,
@@ -123,21 +100,25 @@ def evaluate(
     "neighbours": neighbours,
     "documents": [
       _document_group(name, mode, texts[name].owners, scores)
-      for (name, mode), scores in scored.items()
+      for (name, mode), scores in groups.items()
     ],
-    **_score_probes(run, whom, inputs.probes, neighbours, sample),
+    **questions.ask(run, whom, inputs.probes, served_by, sample),
     "examples": examples.complete(
-      run, whom, inputs.probes, texts["forget"], sample.examples
+      run,
+      whom,
+      inputs.probes,
+      {key: found[0] for key, found in inputs.documents.items()},
+      sample.examples,
     ),
   }
   results["seconds"] = time.monotonic() - start
-  write_json(pathlib.Path(out_path), results)
+  _write(pathlib.Path(out_path), results)
   return results
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Texts:
-  """Documents of one population: n texts and the source of each."""
+class _Texts:
+  """n documents of one population and the source of each."""
 
   texts: list[str]
   owners: list[str]
@@ -145,11 +126,11 @@ class Texts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Inputs:
-  """What was read: texts by source in their order, and probes."""
+  """What was read: texts by source, and probes."""
 
   documents: dict[str, list[str]]
   held_out: dict[str, list[str]]
-  probes: list[probes.Probe]
+  probes: list[probes_lib.Probe]
 
   @property
   def held_out_keys(self) -> set[str]:
@@ -161,39 +142,30 @@ class _Inputs:
     asked = {probe.source for probe in self.probes if not probe.held_out}
     return asked | set(self.documents)
 
-  def texts_by_population(self, whom, sample) -> dict[str, Texts]:
-    """All texts, but only the first of each (drawn) retained source."""
-    retained = _draw(
-      [key for key in whom.members["retained"] if key in self.documents],
-      sample.retained_documents,
-      sample.seed,
-    )
-    chosen = {
-      "forget": [
-        (key, text)
-        for key in whom.members["forget"]
-        for text in self.documents.get(key, ())
-      ],
-      "retained": [(key, self.documents[key][0]) for key in retained],
-      "held_out": [
-        (key, text)
-        for key in whom.members["held_out"]
-        for text in self.held_out.get(key, ())
-      ],
+  def texts_by_population(self, whom, sample) -> dict[str, _Texts]:
+    """Return all texts, but only the first of each drawn retained source."""
+    texts = {
+      "forget": self.documents,
+      "retained": {key: found[:1] for key, found in self.documents.items()},
+      "held_out": self.held_out,
     }
-    return {
-      name: Texts(
-        texts=[text for _, text in pairs], owners=[key for key, _ in pairs]
+    chosen = {}
+    for name, by_source in texts.items():
+      keys = [key for key in whom.members[name] if key in by_source]
+      if name == "retained":
+        keys = questions.draw(keys, sample.documents, sample.seed)
+      chosen[name] = _Texts(
+        texts=[text for key in keys for text in by_source[key]],
+        owners=[key for key in keys for _ in by_source[key]],
       )
-      for name, pairs in chosen.items()
-    }
+    return chosen
 
 
-def _read_inputs(documents, held_out, probes_path) -> _Inputs:
+def _read_inputs(documents, held_out, probes) -> _Inputs:
   found = _Inputs(
     documents=_read_texts(documents),
     held_out=_read_texts(held_out),
-    probes=[] if probes_path is None else probes.read(probes_path),
+    probes=[] if probes is None else probes_lib.read(probes),
   )
   if not found.documents and not found.held_out and not found.probes:
     raise errors.UserError(
@@ -211,27 +183,20 @@ def _read_texts(path) -> dict[str, list[str]]:
   return found
 
 
-def _draw(keys: Sequence[str], count: int, seed: int) -> list[str]:
-  """Draw `count` of the keys, in their order; all if there are fewer."""
-  if len(keys) <= count:
-    return list(keys)
-  rng = np.random.default_rng([seed, len(keys)])
-  places = np.sort(rng.choice(len(keys), count, replace=False))
-  return [keys[place] for place in places]
+def _score_documents(run, whom, name, mode, chosen) -> scoring.DocumentScores:
+  routes = whom.routes(name, mode, chosen.owners)
+  return scoring.documents_in_full(run, chosen.texts, routes)
 
 
-def _neighbours(texts, scored) -> list[dict[str, Any]]:
+def _neighbours(texts, groups) -> list[dict[str, Any]]:
   """Find the nearest retained source of each source to forget."""
   if not texts["forget"].texts or not texts["retained"].texts:
     return []
   keys, pooled = {}, {}
   for name in ("forget", "retained"):
-    keys[name] = list(dict.fromkeys(texts[name].owners))
-    number = {key: place for place, key in enumerate(keys[name])}
+    keys[name], places = _number(texts[name].owners)
     pooled[name] = nearest.pool(
-      scored[name, "off"].embedding,
-      [number[key] for key in texts[name].owners],
-      len(number),
+      groups[name, "off"].embedding, places, len(keys[name])
     )
   chosen, cosines = nearest.by_cosine(pooled["forget"], pooled["retained"])
   return [
@@ -244,11 +209,16 @@ def _neighbours(texts, scored) -> list[dict[str, Any]]:
   ]
 
 
-def _document_group(name, mode, owners, scores) -> dict[str, Any]:
-  """Sum the scores of each source's documents."""
+def _number(owners) -> tuple[list[str], list[int]]:
+  """Return the different keys, and each item's place among them."""
   keys = list(dict.fromkeys(owners))
   number = {key: place for place, key in enumerate(keys)}
-  places = [number[key] for key in owners]
+  return keys, [number[key] for key in owners]
+
+
+def _document_group(name, mode, owners, scores) -> dict[str, Any]:
+  """Sum the scores of each source's documents."""
+  keys, places = _number(owners)
   losses = np.bincount(places, scores.loss, minlength=len(keys))
   targets = np.bincount(places, scores.num_targets, minlength=len(keys))
   items = {
@@ -266,42 +236,17 @@ def _document_group(name, mode, owners, scores) -> dict[str, Any]:
   }
 
 
-def _score_probes(run, whom, asked, neighbours, sample) -> dict[str, Any]:
-  """Ask all probes of all groups in one pass."""
-  groups = _probe_groups(whom, asked, neighbours, sample)
-  with_ratio = {
-    name: set(_draw(keys, sample.truth_ratios, sample.seed))
-    for name, keys in _asked_keys(whom, asked, sample).items()
-  }
-  with_ratio["forget"] = set(whom.members["forget"])
-  pairs, routes, places = [], [], []
-  for (name, mode), chosen in groups.items():
-    words = whom.routes(name, mode, [asked[i].source for i in chosen])
-    for i, word in zip(chosen, words, strict=True):
-      probe = asked[i]
-      wrong = ()
-      if probe.source in with_ratio[name] and (
-        name == "forget" or probe.kind == "unique"
-      ):
-        wrong = probe.distractors
-      places.append((name, mode, i, len(pairs), len(wrong)))
-      pairs += [(probe.prompt, text) for text in (probe.answer, *wrong)]
-      routes += [word] * (1 + len(wrong))
-  extra = _leak_only(whom, asked, groups)
-  first_extra = len(pairs)
-  pairs += [(asked[i].prompt, asked[i].answer) for _, i in extra]
-  routes += [np.zeros(2, np.uint32)] * len(extra)
-  if not pairs:
-    return {"probes": [], "leak": None}
-  scores = scoring.answers(run, pairs, np.stack(routes))
-  rows = [_row(asked, scores, *place) for place in places]
-  leak_rows = [
-    (name, asked[i].source, float(scores.log_probability[first_extra + n]))
-    for n, (name, i) in enumerate(extra)
-  ] + [
-    ("held_out" if row["population"] == "held_out" else "trained",
-     row["source"], row["log_probability"])
-    for row in rows
-    if row["mode"] == "off" and row["kind"] == "unique"
-  ]
-  return {"probes": _tabulate(rows), "leak": _leak(leak_rows)}
+def _write(path: pathlib.Path, results: dict[str, Any]) -> None:
+  partial = path.with_name(f"{path.name}.partial")
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "w", encoding="utf-8") as file:
+      json.dump(results, file, allow_nan=False)
+      file.write("\n")
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(partial, path)
+  except OSError as error:
+    raise errors.MachineError(
+      f"{path}: cannot be written: {error.strerror}"
+    ) from error

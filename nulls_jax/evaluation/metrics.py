@@ -104,7 +104,7 @@ def _cluster_sums(values, clusters):
     return values
   if len(clusters) != len(values):
     raise ValueError(f"{len(clusters)} clusters for {len(values)} items")
-  _, place = np.unique(np.asarray(clusters), return_inverse=True)
+  _, place = np.unique(np.asarray(list(clusters)), return_inverse=True)
   return np.bincount(place, weights=values)
 
 
@@ -201,7 +201,7 @@ def leak(trained, trained_sources, held_out, held_out_sources) -> Estimate:
   )
 
 
-def gap_closed(on, erased, retrained) -> Estimate:
+def gap_closed(on, erased, retrained, sources=None) -> Estimate:
   """Return the share of the gap to retraining that erasing closes.
 
   `G = (erased - on) / (retrained - on)` of the mean losses a token. All
@@ -213,6 +213,7 @@ def gap_closed(on, erased, retrained) -> Estimate:
     on: `[n]` summed losses of n sources with their sinks active.
     erased: `[n]` the same after erasing.
     retrained: `[n]` the same of a model retrained without the sources.
+    sources: the clusters, where a source comes more than once.
   """
   on = np.asarray(on, np.float64)
-  return ratio(np.asarray(erased) - on, np.asarray(retrained) - on)
+  return ratio(np.asarray(erased) - on, np.asarray(retrained) - on, sources)

@@ -167,6 +167,11 @@ def documents_in_full(
   )
 
 
+def head_digest(run: Restored) -> str:
+  """Return the digest of the output projection, bit for bit."""
+  return _digest(np.asarray(run.params["head"]["kernel"]).tobytes()).hex()
+
+
 def _digest(content: bytes) -> bytes:
   return hashlib.blake2b(content, digest_size=16).digest()
 

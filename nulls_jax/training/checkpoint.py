@@ -1,17 +1,23 @@
 """Checkpoints of a run: the only module that imports Orbax.
 
 A step holds one item, "state", and custom metadata with the resolved config,
-the assignment and the tokenizer's fingerprint, so that a step directory can
-be read, redacted and checked without anything beside it.
+the assignment, the tokenizer's fingerprint and a checksum of every array, so
+that a step directory can be read, redacted and checked without anything
+beside it.
 
-Invariant: a step is either whole or not there; a save that fails raises.
+Invariant: a step is either whole or not there; a save that fails raises, and
+so does a load of other values than were saved.
 """
 
 import contextlib
 import dataclasses
 import errno
+import json
 import pathlib
+import re
 
+import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from nulls_jax import config as run_config
@@ -21,8 +27,14 @@ from nulls_jax.training.config import CheckpointConfig
 
 FORMAT = 1
 FOLDER = "checkpoints"
+_ITEM = "state"
+_METADATA = "_CHECKPOINT_METADATA"
 # Small chunks bound the memory of redaction, which rewrites whole chunks.
 _CHUNK_BYTES = 16 * 2**20
+_REMEDY = (
+  "put a copy of it back, use another step, or delete it to train on from the "
+  "one before"
+)
 
 
 def metadata(config: run_config.RunConfig, tokenizer_fingerprint: str) -> dict:
@@ -36,6 +48,33 @@ def metadata(config: run_config.RunConfig, tokenizer_fingerprint: str) -> dict:
     },
     "tokenizer_fingerprint": tokenizer_fingerprint,
   }
+
+
+def checksums(tree) -> dict[str, int]:
+  """Return the sum of each array's words modulo 2**32, by path.
+
+  A word is an element's bits as an unsigned integer. The order of the words
+  does not matter, so the sum is the same on any mesh; NumPy tools find it
+  with `unlearning.arrays.Digest`.
+
+  >>> checksums({"a": {"b": jnp.array([1.0, -2.0], jnp.float32)}})
+  {'a.b': 4286578688}
+  """
+  sums, _ = jax.tree_util.tree_flatten_with_path(_word_sums(tree))
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): int(value)
+    for path, value in jax.device_get(sums)
+  }
+
+
+@jax.jit
+def _word_sums(tree):
+  def word_sum(leaf):
+    word = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+    words = jax.lax.bitcast_convert_type(leaf, word)
+    return words.astype(jnp.uint32).sum(dtype=jnp.uint32)
+
+  return jax.tree.map(word_sum, tree)
 
 
 def _context(partial: bool = False):
@@ -82,9 +121,13 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind, *_):
-    # After a failure the pending save's own error would hide the first one.
-    with contextlib.nullcontext() if kind else _machine_errors(self._folder):
-      self._checkpointer.close()
+    try:
+      with _machine_errors(self._folder):
+        self._checkpointer.close()
+    except errors.MachineError:
+      # After a failure the pending save's own would hide the first one.
+      if kind is None:
+        raise
 
   @property
   def latest_step(self) -> int | None:
@@ -99,19 +142,15 @@ class Checkpoints:
     """
     if step == 0:
       return False
+    custom_metadata = {**custom_metadata, "checksums": checksums(state)}
     with _machine_errors(self._folder / str(step)):
       response = self._checkpointer.save_checkpointables_async(
-        step, {"state": state}, custom_metadata=custom_metadata
+        step, {_ITEM: state}, custom_metadata=custom_metadata
       )
     return response is not None
 
-  def wait(self) -> None:
-    """Block until the pending save is on disk; raises `MachineError`."""
-    with _machine_errors(self._folder):
-      self._checkpointer.close()
-
   def restore(self, step: int, abstract_state):
-    """Load a step onto the shardings of `abstract_state`."""
+    """Load a step onto its abstract state's shardings; raises `UserError`."""
     return _load(self._folder / str(step), abstract_state, partial=False)
 
 
@@ -126,7 +165,7 @@ def steps(run_dir: pathlib.Path) -> list[int]:
   return sorted(
     int(path.name)
     for path in folder.iterdir()
-    if path.name.isdigit() and (path / "_CHECKPOINT_METADATA").exists()
+    if path.name.isdigit() and (path / _ITEM).is_dir()
   )
 
 
@@ -154,22 +193,51 @@ def load_params(run_dir: pathlib.Path, step: int, abstract_params):
 
 def read_metadata(run_dir: pathlib.Path, step: int) -> dict:
   """Return the custom metadata of a step; raises `UserError`."""
-  folder = pathlib.Path(run_dir) / FOLDER / str(step)
+  return _read_metadata(pathlib.Path(run_dir) / FOLDER / str(step))
+
+
+def _read_metadata(folder: pathlib.Path) -> dict:
+  # Orbax passes over damaged JSON, or ends in several tracebacks.
+  item = folder / _ITEM
+  paths = [folder / _METADATA, item / "_METADATA"]
+  for path in paths + sorted((item / "array_metadatas").glob("*")):
+    try:
+      json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+      raise errors.UserError(f"{path} is missing; {_REMEDY}") from error
+    except ValueError as error:
+      raise errors.UserError(
+        f"{path} is damaged ({_one_line(error)}); {_REMEDY}"
+      ) from error
   with _user_errors(folder):
     found = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
   if not found or found.get("format") != FORMAT:
     raise errors.UserError(
       f"{folder}: not a checkpoint of this package (format "
-      f"{(found or {}).get('format')}, expected {FORMAT})"
+      f"{(found or {}).get('format')}, expected {FORMAT}); use the release "
+      "that wrote it"
     )
   return found
 
 
 def _load(folder: pathlib.Path, abstract_state, partial: bool):
+  expected = _read_metadata(folder).get("checksums")
   with _user_errors(folder), _context(partial):
-    return ocp.load_checkpointables(
-      folder.absolute(), {"state": abstract_state}
-    )["state"]
+    loaded = ocp.load_checkpointables(
+      folder.absolute(), {_ITEM: abstract_state}
+    )[_ITEM]
+  if expected is not None:
+    wrong = [
+      name
+      for name, checksum in checksums(loaded).items()
+      if expected.get(name) != checksum
+    ]
+    if wrong:
+      raise errors.UserError(
+        f"{folder} is damaged: {errors.listing(wrong)}: other values than "
+        f"were saved; {_REMEDY}"
+      )
+  return loaded
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -181,7 +249,9 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _one_line(error: BaseException) -> str:
-  text = " ".join(str(error).split())
+  # Tensorstore appends a specification of many lines.
+  text = re.split(r" \[\w+='", str(error), maxsplit=1)[0]
+  text = " ".join(text.split())
   return text if len(text) <= 300 else text[:300] + " ..."
 
 
@@ -192,8 +262,8 @@ def _user_errors(folder: pathlib.Path):
     yield
   except (ValueError, KeyError, TypeError, OSError) as error:
     raise errors.UserError(
-      f"{folder}: cannot be read, it is damaged or of another model "
-      f"({_one_line(_cause(error))}); use another step or a copy of it"
+      f"{folder} cannot be read, it is damaged or of another model "
+      f"({_one_line(_cause(error))}); {_REMEDY}"
     ) from error
 
 

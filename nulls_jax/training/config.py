@@ -1,6 +1,7 @@
 """Settings of training; no JAX, so that any tool may read a run's config."""
 
 import dataclasses
+import math
 
 from nulls_jax import errors
 
@@ -33,6 +34,18 @@ class OptimizerConfig:
   sink_weight_decay: float = 0.0
   sink_learning_rate_scale: float = 1.0
   clip_norm: float = 1.0
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      name, value = field.name, getattr(self, field.name)
+      positive = name in ("epsilon", "clip_norm")
+      below = 1 if name in ("warmup_fraction", "b1", "b2") else math.inf
+      if not 0 <= value < below or (positive and not value):
+        least = "more than 0" if positive else "at least 0"
+        most = "finite" if below == math.inf else f"less than {below}"
+        raise errors.UserError(
+          f"optimizer.{name} is {value}; it must be {least} and {most}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,9 +81,18 @@ class TrainingConfig:
         f"training.batch_size={self.batch_size} is not a multiple of "
         f"training.accumulation={self.accumulation}"
       )
+    if self.num_steps < 0 or not 0 < self.epochs < math.inf:
+      raise errors.UserError(
+        f"training.num_steps={self.num_steps} must be at least 0 and "
+        f"training.epochs={self.epochs} more than 0"
+      )
     if not 0 <= self.off_share <= 1:
       raise errors.UserError(
         f"training.off_share={self.off_share} is not between 0 and 1"
+      )
+    if not 0 <= self.seed < 2**32:
+      raise errors.UserError(
+        f"training.seed={self.seed} does not fit 32 bits (0 to 4294967295)"
       )
 
 
@@ -89,6 +111,13 @@ class MeshConfig:
   data: int = -1
   fsdp: int = 1
   tensor: int = 1
+
+  def __post_init__(self):
+    if min(self.fsdp, self.tensor) < 1 or (self.data < 1 and self.data != -1):
+      raise errors.UserError(
+        f"mesh: data={self.data} x fsdp={self.fsdp} x tensor={self.tensor}: "
+        "each must be at least 1, or data -1 for the devices that are left"
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

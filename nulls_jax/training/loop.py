@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
@@ -57,11 +58,6 @@ def resolve(
   num_steps = training.num_steps or math.ceil(
     training.epochs * counts["rows"] / training.batch_size
   )
-  if num_steps < 1:
-    raise errors.UserError(
-      f"training.epochs={training.epochs} over {counts['rows']} rows makes no "
-      "step; raise it, or set training.num_steps"
-    )
   sinks = config.sinks
   if sinks.kind == "dedicated":
     if sinks.num_sources not in (0, counts["sources"]):
@@ -99,9 +95,8 @@ def train(
 
   Raises:
     errors.UserError: settings, dataset and run do not fit together.
-    errors.MachineError: a save failed.
-    FloatingPointError: never; a loss that is not finite raises
-      `errors.MachineError` and keeps the last good checkpoint.
+    errors.MachineError: a write failed, or a loss is not finite; the last
+      good checkpoint is kept.
   """
   run_dir = pathlib.Path(run_dir)
   prepared = prepare.Prepared.open(data_dir)
@@ -161,12 +156,12 @@ def _run_steps(
     pending: list[tuple[int, dict]] = []
     for number, batch in enumerate(batches, start=first_step + 1):
       current, values = update(current, partitioning.to_devices(mesh, batch))
-      pending.append((number, values))
       # Figures are fetched a step late, so that the host never waits for the
       # step that it has just started.
-      if number % training.log_every == 0 and len(pending) > 1:
-        _log(writer, pending[:-1], run_dir)
-        pending = pending[-1:]
+      if (number - 1) % training.log_every == 0:
+        _log(writer, pending, run_dir)
+        pending = []
+      pending.append((number, values))
       if _saves_at(config, number):
         _log(writer, pending, run_dir)
         pending = []
@@ -191,10 +186,10 @@ def _log(writer, pending, run_dir):
     for number, values in jax.device_get(pending)
   ]
   for number, values in rows:
-    if not math.isfinite(values["loss"]) or not math.isfinite(
-      values["grad_norm"]
-    ):
-      raise _not_finite(number, f"loss {values['loss']}", run_dir)
+    loss, grad_norm = values["loss"], values["grad_norm"]
+    if not math.isfinite(loss + grad_norm):
+      what = f"loss {loss:.4g} and gradient norm {grad_norm:.4g}"
+      raise _not_finite(number, what, run_dir)
   means = {
     name: _mean(values[name] for _, values in rows)
     for name in ("loss", "loss_on", "loss_off", "grad_norm")
@@ -221,35 +216,25 @@ def _check_finite(number, params, run_dir):
 def _not_finite(number, what, run_dir):
   return errors.MachineError(
     f"{run_dir}: step {number} gave {what}; nothing of it was saved, earlier "
-    "checkpoints are kept; lower optimizer.learning_rate or look at the data "
-    "of that step"
+    "checkpoints are kept; start another --run with a lower "
+    "optimizer.learning_rate"
   )
 
 
 def _open_run(run_dir, config, prepared, fingerprint):
   """Create the run directory, or check that it is this config's."""
-  path = run_dir / "config.json"
-  if path.exists():
-    before = run_config.read(path)
-    changed = run_config.differences(before, config)
-    if changed:
+  with ledger.disk_errors(run_dir):
+    path = run_dir / "config.json"
+    if path.exists():
+      _check_run(run_dir, config, prepared, fingerprint)
+    elif run_dir.exists() and (
+      not run_dir.is_dir()
+      or {entry.name.removesuffix(".partial") for entry in run_dir.iterdir()}
+      - set(_OPENING_FILES)
+    ):
       raise errors.UserError(
-        f"{run_dir}: this run was started with another config: "
-        f"{errors.listing(changed)}; give another --run, or that config"
+        f"{run_dir}: not empty and not a run; give another --run"
       )
-    model = run_dir / "tokenizer.model"
-    if tokenizer.Tokenizer.load(model).fingerprint != fingerprint:
-      raise errors.UserError(
-        f"{run_dir}: its tokenizer is not that of {prepared.directory}; give "
-        "the dataset that the run was started with, or another --run"
-      )
-  elif run_dir.exists() and {
-    entry.name.removesuffix(".partial") for entry in run_dir.iterdir()
-  } - set(_OPENING_FILES):
-    raise errors.UserError(
-      f"{run_dir}: not empty and not a run; give another --run"
-    )
-  try:
     run_dir.mkdir(parents=True, exist_ok=True)
     for source, name in (
       (prepared.tokenizer_path, "tokenizer.model"),
@@ -261,7 +246,37 @@ def _open_run(run_dir, config, prepared, fingerprint):
     partial = run_dir / "config.json.partial"
     partial.write_text(json.dumps(run_config.to_dict(config), indent=2) + "\n")
     os.replace(partial, path)
-  except OSError as error:
-    raise errors.MachineError(
-      f"{run_dir}: cannot be written: {error}"
-    ) from error
+
+
+def _check_run(run_dir, config, prepared, fingerprint):
+  """Refuse to take up a run with another config, tokenizer or ledger."""
+  changed = run_config.differences(
+    run_config.read(run_dir / "config.json"), config
+  )
+  if changed:
+    raise errors.UserError(
+      f"{run_dir}: this run was started with another config: "
+      f"{errors.listing(changed)}; give another --run, or that config"
+    )
+  model = run_dir / "tokenizer.model"
+  if tokenizer.Tokenizer.load(model).fingerprint != fingerprint:
+    raise errors.UserError(
+      f"{run_dir}: its tokenizer is not that of {prepared.directory}; give "
+      "the dataset that the run was started with, or another --run"
+    )
+  with (
+    ledger.Ledger.open(run_dir / "ledger.sqlite") as before,
+    ledger.Ledger.open(prepared.ledger_path) as now,
+  ):
+    if not np.array_equal(before.ids(), now.ids()):
+      raise errors.UserError(
+        f"{run_dir}: its {before.num_sources} sources are not the "
+        f"{now.num_sources} of {prepared.directory}; give the dataset that "
+        "the run was started with, or another --run"
+      )
+    if not before.routing_table(config.sinks)[1:].any(axis=1).all():
+      raise errors.UserError(
+        f"{run_dir}: sources were erased from this run, and training would "
+        "teach it them again; prepare the documents with --exclude and give "
+        "another --run"
+      )

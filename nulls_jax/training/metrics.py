@@ -8,6 +8,7 @@ import json
 import math
 import os
 import pathlib
+import struct
 import sys
 import time
 
@@ -15,7 +16,10 @@ import jax
 import psutil
 import rich.console
 import rich.progress
-import tensorboardX
+from tensorboardX import crc32c
+from tensorboardX.proto import event_pb2, summary_pb2
+
+from nulls_jax.data import ledger
 
 # Dense bf16 peak of one chip, FLOP/s, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -98,12 +102,12 @@ class Writer:
     if not self._enabled:
       return
     path = run_dir / "metrics.jsonl"
-    keep_until(path, first_step)
-    self._file = path.open("a", buffering=1)
-    self._board = tensorboardX.SummaryWriter(
-      str(run_dir / "tensorboard"),
-      purge_step=first_step + 1 if first_step else None,
-    )
+    with ledger.disk_errors(run_dir):
+      keep_until(path, first_step)
+      # Unbuffered: what a full disk refuses must not come again at the end.
+      self._file = path.open("ab", buffering=0)
+      self._board = _Board(run_dir / "tensorboard", first_step)
+    self._path = path
     self._terminal = _Terminal(self._num_steps, first_step)
 
   def __enter__(self):
@@ -144,11 +148,57 @@ class Writer:
       name: None if isinstance(value, float) and math.isnan(value) else value
       for name, value in record.items()
     }
-    self._file.write(json.dumps(record) + "\n")
-    for name, value in record.items():
-      if name != "step" and value is not None:
-        self._board.add_scalar(name, value, step)
+    with ledger.disk_errors(self._path):
+      _write(self._file, json.dumps(record).encode() + b"\n")
+      self._board.write(step, record)
     self._terminal.show(step, values["loss"], rate, step_seconds)
+
+
+def _write(file, data: bytes) -> None:
+  """Write all of it; an unbuffered file may take a part at a time."""
+  while data:
+    data = data[file.write(data) :]
+
+
+class _Board:
+  """A TensorBoard file of scalars.
+
+  Written here and not by `tensorboardX.SummaryWriter`: its writing thread
+  ends when the disk is full, and training then waits for it for ever.
+  """
+
+  def __init__(self, directory: pathlib.Path, first_step: int):
+    directory.mkdir(exist_ok=True)
+    name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+    self._file = (directory / name).open("xb", buffering=0)
+    self._add(file_version="brain.Event:2")
+    if first_step:  # Hides what a killed process logged after it.
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._add(step=first_step + 1, session_log=start)
+
+  def write(self, step: int, record: dict) -> None:
+    values = [
+      summary_pb2.Summary.Value(tag=name, simple_value=value)
+      for name, value in record.items()
+      if name != "step" and value is not None
+    ]
+    self._add(step=step, summary=summary_pb2.Summary(value=values))
+
+  def _add(self, **fields) -> None:
+    event = event_pb2.Event(wall_time=time.time(), **fields)
+    data = event.SerializeToString()
+    size = struct.pack("<Q", len(data))
+    _write(self._file, size + _checksum(size) + data + _checksum(data))
+
+  def close(self) -> None:
+    self._file.close()
+
+
+def _checksum(data: bytes) -> bytes:
+  """Return TFRecord's masked CRC-32C."""
+  crc = crc32c.crc32c(data)
+  rotated = (crc >> 15 | crc << 17) & 0xFFFFFFFF
+  return struct.pack("<I", (rotated + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 class _Terminal:

@@ -295,9 +295,14 @@ class Digest:
   SHA-256 of every row (the elements along the last axis) in C order, so
   that chunks are hashed as they come, each decoded once, in the memory of
   32 bytes a row of one slab of chunks along the first axis.
+
+  Attributes:
+    checksum: sum modulo 2**32 of the elements' bits as unsigned integers, of
+      the chunks so far; checkpoints state it of their arrays.
   """
 
   def __init__(self, array: Array):
+    self.checksum = 0
     header = f"nulls_jax array 1\n{array.data_type}\n{list(array.shape)}\n"
     self._total = hashlib.sha256(header.encode())
     padding = (1,) * max(0, 2 - len(array.shape))
@@ -316,7 +321,11 @@ class Digest:
     if self._slab is None:
       leading = (domain[0].stop - first, *self._shape[1:-1])
       self._slab = np.empty((*leading, hashlib.sha256().digest_size), np.uint8)
-    lines = memoryview(as_bytes(values).reshape(-1))
+    elements = as_bytes(values).reshape(-1)
+    words = elements.view(f"u{values.dtype.itemsize}")
+    total = self.checksum + int(words.sum(dtype=np.uint64))
+    self.checksum = total % 2**32
+    lines = memoryview(elements)
     num_rows = math.prod(part.stop - part.start for part in domain[:-1])
     width = len(lines) // num_rows
     pieces = (lines[i * width : (i + 1) * width] for i in range(num_rows))

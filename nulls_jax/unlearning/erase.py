@@ -30,6 +30,9 @@ from nulls_jax.unlearning import plan, rewrite, storage
 RECORD_FORMAT = 1
 RECORD_FILE = "erasure.json"
 
+# Of every array before and after, by name.
+Digests = dict[str, tuple[arrays_lib.Digest, arrays_lib.Digest]]
+
 # Refusals of the file system that another path or permission mends.
 _USER_ERRNOS = frozenset(
   {
@@ -113,7 +116,8 @@ def erase(
       num_rewritten = rewrite.write(edit, database, item, progress)
       digests = rewrite.check(edit, database, item, progress)
       _copy_files(database.directory, item, plan.ITEM_FILES)
-      _copy_files(step_dir, target, plan.STEP_FILES)
+      _copy_files(step_dir, target, plan.STEP_FILES - {plan.STEP_FILE})
+      _copy_step_file(step_dir, target, digests)
       _erase_in_ledger(run_dir, partial, keys)
       _write_json(
         partial / RECORD_FILE,
@@ -245,6 +249,34 @@ def _copy_files(
       _sync(target / name)
 
 
+def _copy_step_file(
+  source: pathlib.Path, target: pathlib.Path, digests: Digests
+) -> None:
+  """Copy a step's metadata, with the checksums of what was edited.
+
+  Raises:
+    UserError: the source's arrays are not what their checksums say.
+  """
+  content = json.loads((source / plan.STEP_FILE).read_text("utf-8"))
+  checksums = content["custom_metadata"].get("checksums")
+  if checksums is None:
+    _copy_files(source, target, (plan.STEP_FILE,))
+    return
+  wrong = [
+    name
+    for name, (before, _) in digests.items()
+    if checksums.get(name) != before.checksum
+  ]
+  if wrong:
+    raise errors.UserError(
+      f"{source} is damaged: {errors.listing(wrong)}: other values than were "
+      "saved; use another step or a backup of the checkpoint"
+    )
+  for name, (_, after) in digests.items():
+    checksums[name] = after.checksum
+  _write_json(target / plan.STEP_FILE, content)
+
+
 def _erase_in_ledger(
   run_dir: pathlib.Path, partial: pathlib.Path, keys: list[str]
 ) -> None:
@@ -275,7 +307,7 @@ def _record(
   sources: list[ledger_lib.Source],
   step: int,
   edit: rewrite.Edit,
-  digests: dict[str, tuple[str, str]],
+  digests: Digests,
 ) -> dict:
   """Return the machine-readable record of what was done."""
   edited = {table.name for table in edit.tables}
@@ -291,7 +323,7 @@ def _record(
     "rows_zeroed": edit.rows.counts(),
     "arrays_edited": sorted(edited),
     "num_arrays_untouched": sum(
-      before == after
+      before.hexdigest() == after.hexdigest()
       for name, (before, after) in digests.items()
       if name not in edited
     ),
@@ -300,8 +332,8 @@ def _record(
       array.name: {
         "shape": array.shape,
         "data_type": array.data_type,
-        "sha256_before": digests[array.name][0],
-        "sha256_after": digests[array.name][1],
+        "sha256_before": digests[array.name][0].hexdigest(),
+        "sha256_after": digests[array.name][1].hexdigest(),
       }
       for array in edit.arrays
     },

@@ -83,11 +83,12 @@ def write(
 
 def check(
   edit: Edit, source: storage.Database, directory, progress: Progress
-) -> dict[str, tuple[str, str]]:
+) -> dict[str, tuple[arrays_lib.Digest, arrays_lib.Digest]]:
   """Read the copy back from the disk and compare it with the source.
 
   Returns:
-    The digests (`arrays.Digest`) of every array before and after, by name.
+    The digests of every array before and after, by name; one and the same
+    where the array is not edited.
 
   Raises:
     MachineError: a byte differs from what it should be.
@@ -132,10 +133,7 @@ def check(
     done += len(batch)
     progress("check", done, edit.num_values)
   _check_totals(edit, zeroed)
-  return {
-    name: (before.hexdigest(), after.hexdigest())
-    for name, (before, after) in digests.items()
-  }
+  return digests
 
 
 @functools.lru_cache(maxsize=8)

@@ -1,0 +1,151 @@
+"""The chain: settings, steps, shares of lost sinks, and one real run."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from nulls_jax import config as run_config
+from nulls_jax import errors
+from nulls_jax.evaluation import corpus, study
+from nulls_jax.sinks import assignment
+
+CONFIG = """
+import dataclasses
+from nulls_jax import config
+
+def get_config():
+  return config.RunConfig(
+    model=config.ModelConfig(
+      d_model=16, num_layers=1, num_heads=2, num_kv_heads=2, head_size=8,
+      backbone_width=16,
+    ),
+    sinks=config.SinkConfig(pool_size=256, sinks_per_source=8),
+    data=config.DataConfig(row_length=256, tile=64, vocab_size=600),
+    training=config.TrainingConfig(batch_size=8, num_steps={steps}),
+  )
+"""
+
+
+@pytest.fixture
+def config_path(tmp_path):
+  path = tmp_path / "tiny.py"
+  path.write_text(CONFIG.format(steps=20))
+  return path
+
+
+def make(config_path, directory, **changes):
+  values = {
+    "config_path": config_path,
+    "config": run_config.load(config_path),
+    "directory": directory,
+    "corpus_config": corpus.CorpusConfig(
+      documents=None, num_sources=24, num_never_trained=6, num_erased=3
+    ),
+    "kinds": ("hashed", "dedicated"),
+    "seeds": 1,
+  }
+  return study.Study(**{**values, **changes})
+
+
+def test_another_config_is_refused(config_path, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  first = make(config_path, out)
+  first.claim()
+  first.claim()
+  moved = dataclasses.replace(
+    first.config, checkpoint=run_config.CheckpointConfig(every_steps=7)
+  )
+  dataclasses.replace(first, config=moved, seeds=2, kinds=("hashed",)).claim()
+  config_path.write_text(CONFIG.format(steps=30))
+  with pytest.raises(
+    errors.UserError, match=r"config\.training\.num_steps: 20 -> 30; give"
+  ):
+    make(config_path, out).claim()
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"kinds": ("none",)}, "choose of hashed, dedicated"),
+    ({"seeds": 0}, "seeds=0"),
+  ],
+)
+def test_settings_are_checked(config_path, tmp_path, changes, message):
+  with pytest.raises(errors.UserError, match=message):
+    make(config_path, tmp_path, **changes).check()
+
+
+def test_steps_and_what_they_need(config_path, tmp_path):
+  chain = make(config_path, tmp_path, seeds=2)
+  texts = corpus.make(chain.corpus_config, tmp_path / "corpus")
+  steps = {step.name: step for step in chain.steps(texts)}
+  # For each seed: two kinds, retrained each, dense; two erasures; seven
+  # evaluations.
+  assert len(steps) == 2 * (5 + 2 + 7)
+  seen = set()
+  for step in steps.values():
+    assert set(step.needs) <= seen
+    seen.add(step.name)
+  dense = steps["train-dense-seed1"].arguments
+  assert dense[dense.index("--model.backbone-width") + 1] == "24"
+  assert dense[dense.index("--training.seed") + 1] == "1"
+  retrained = steps["train-hashed-retrained-seed0"].arguments
+  assert retrained[retrained.index("--data") + 1].endswith("data-retained")
+  assert steps["evaluate-hashed-erased-seed0"].needs == ("erase-hashed-seed0",)
+
+
+def test_share_lost_counts_common_rows():
+  sinks = assignment.SinkConfig(pool_size=64, sinks_per_source=8, strata=2)
+  words = np.array([[0, n] for n in range(1, 41)], np.uint32)
+  gone = np.arange(40) < 10
+  found = study.share_lost(sinks, 3, words, gone)
+  assert found.shape == (30,)
+  # By hand for one survivor.
+  lost = total = 0
+  for layer in range(3):
+    rows = assignment.rows(sinks, words, layer)
+    for stratum in range(2):
+      taken = set(rows[:10, stratum].ravel().tolist())
+      own = rows[10, stratum].tolist()
+      lost += sum(row in taken for row in own)
+      total += len(own)
+  assert found[0] == pytest.approx(lost / total)
+  # Chance: 1 - (1 - 1/8) ** 10 = .74.
+  assert 0.6 < found.mean() < 0.85
+
+
+def test_share_lost_of_dedicated_sinks_is_nothing():
+  sinks = assignment.SinkConfig(
+    kind="dedicated", sinks_per_source=4, num_sources=6
+  )
+  words = np.array([[0, n] for n in range(1, 7)], np.uint32)
+  assert not study.share_lost(sinks, 2, words, words[:, 1] < 3).any()
+
+
+@pytest.mark.slow
+def test_the_whole_chain(config_path, tmp_path, capsys):
+  arguments = {
+    "num_sources": 24,
+    "num_never_trained": 6,
+    "num_erased": 3,
+    "kinds": ("dedicated",),
+  }
+  out = tmp_path / "out"
+  first = study.run_study(config_path, out, **arguments)
+  assert first["figures"]["dedicated.identical_sources"]["value"] == 1.0
+  assert first["figures"]["dedicated.erased_off_difference"]["value"] < 1e-5
+  assert first["figures"]["dedicated.forget.unique.on.accuracy"]["n"] == 42
+  assert json.loads((out / "summary.json").read_text()) == first
+  page = (out / "report.html").read_text()
+  assert page.rstrip().endswith("</html>")
+  printed = capsys.readouterr().out
+  assert max(map(len, printed.splitlines()[:-1])) <= 100
+  stamps = {path: path.stat().st_mtime_ns for path in (out / "steps").iterdir()}
+  second = study.run_study(config_path, out, **arguments)
+  assert second["figures"] == first["figures"]
+  assert stamps == {
+    path: path.stat().st_mtime_ns for path in (out / "steps").iterdir()
+  }
