@@ -9,6 +9,7 @@ import dataclasses
 import os
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -285,13 +286,13 @@ class Demo:
   seeds: int = 1
 
   def run(self) -> None:
-    from nulls_jax.evaluation import study
+    from nulls_jax.study import chain
 
     given = {
       "num_erased": self.num_erased,
       "num_never_trained": self.num_never_trained,
     }
-    study.run_study(
+    chain.run_study(
       self.config,
       self.out,
       documents=self.documents,
@@ -377,14 +378,19 @@ def _quiet_libraries() -> None:
   """Keep libraries' informational lines off the terminal."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+  # What Orbax leaves behind when a checkpoint cannot be read.
+  warnings.filterwarnings("ignore", "coroutine 'Store", RuntimeWarning)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Run one command; return its exit status."""
   arguments = list(sys.argv[1:] if arguments is None else arguments)
-  if not arguments or arguments[0] in ("-h", "--help", "help"):
+  if not arguments:
+    print(_usage(), file=sys.stderr)
+    return 2
+  if arguments[0] in ("-h", "--help", "help"):
     print(_usage())
-    return 0 if arguments else 2
+    return 0
   if arguments[0] == "--version":
     print(f"nulls_jax {__version__}")
     return 0
@@ -398,6 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   _quiet_libraries()
   try:
     _parse(name, rest).run()
+    sys.stdout.flush()
   except errors.UserError as error:
     return _fail(error, 2)
   except errors.MachineError as error:
@@ -405,7 +412,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except KeyboardInterrupt:
     return _fail("interrupted; run the same command to go on", 130)
   except BrokenPipeError:
-    sys.stderr.close()
+    # Nobody reads on (`nulls ... | head`); Python would complain at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   return 0
 

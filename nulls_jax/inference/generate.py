@@ -5,6 +5,7 @@ without a cache, up to rounding.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +34,24 @@ def generate(
     run: the loaded run.
     prompt: text; may be empty.
     route: `uint32 [2]` routing words from `Restored.routes`.
-    max_new_tokens: upper bound; generation also ends at the end token.
+    max_new_tokens: upper bound, at least 1; generation also ends at the end
+      token.
     temperature: 0 takes the most probable token, otherwise samples.
     seed: key of the sampling.
 
   Raises:
     errors.UserError: prompt and new tokens exceed the rows that the model
-      was trained on.
+      was trained on, or an argument makes no sense.
   """
+  if max_new_tokens < 1 or not 0 <= temperature < math.inf:
+    raise errors.UserError(
+      f"--max-new-tokens {max_new_tokens} must be at least 1, and "
+      f"--temperature {temperature} at least 0"
+    )
+  if not _is_unicode(prompt):
+    raise errors.UserError(
+      f"the prompt {prompt!a} is not valid Unicode; type it in UTF-8"
+    )
   tokens = [run.tokenizer.bos_id, *run.tokenizer.encode(prompt)]
   longest = run.config.data.row_length
   if len(tokens) + max_new_tokens > longest:
@@ -76,6 +87,11 @@ def generate(
       key=jax.random.fold_in(key, len(new)),
     )
   return run.tokenizer.decode_continuation(new)
+
+
+def _is_unicode(text: str) -> bool:
+  """Whether there is no lone surrogate, as of a byte that is not UTF-8."""
+  return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 @functools.partial(

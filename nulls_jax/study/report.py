@@ -10,8 +10,8 @@ from typing import Any
 
 import jinja2
 
-from nulls_jax.evaluation import columns as columns_lib
-from nulls_jax.evaluation import plots, tables, terminal
+from nulls_jax.study import columns as columns_lib
+from nulls_jax.study import plots, tables, terminal
 
 _TEMPLATE = "report.html.j2"
 _PLOT_CAPTIONS = {
@@ -79,7 +79,7 @@ def render(
     curves: the logged steps of a training, by run.
   """
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("nulls_jax.evaluation", "."),
+    loader=jinja2.PackageLoader("nulls_jax.study", "."),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -1,6 +1,6 @@
 """Bounds, worst modes, and figures that are missing."""
 
-from nulls_jax.evaluation import verdicts
+from nulls_jax.study import verdicts
 
 
 def figure(value):

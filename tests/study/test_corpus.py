@@ -5,7 +5,7 @@ import json
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.evaluation import corpus
+from nulls_jax.study import corpus
 
 
 def write_texts(path, sizes):

@@ -10,7 +10,7 @@ import rich.console
 import rich.table
 import rich.text
 
-from nulls_jax.evaluation import tables
+from nulls_jax.study import tables
 
 WIDTH = 100
 _HEADING_WIDTH = 12

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 import rich.console
 
-from nulls_jax.evaluation import terminal
+from nulls_jax.study import terminal
 
 
 @pytest.mark.parametrize("with_facts", [True, False])

@@ -8,7 +8,7 @@ import pytest
 import rich.console
 
 from nulls_jax import errors
-from nulls_jax.evaluation import display, jobs
+from nulls_jax.study import display, jobs
 
 
 def encyclopedia(root, name, needs=(), sources="20"):

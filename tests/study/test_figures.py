@@ -2,7 +2,7 @@
 
 import pytest
 
-from nulls_jax.evaluation import figures
+from nulls_jax.study import figures
 
 
 def value(summary, name):

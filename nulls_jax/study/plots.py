@@ -12,8 +12,9 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 
-from nulls_jax.evaluation import columns as columns_lib
-from nulls_jax.evaluation import probes, tables, verdicts
+from nulls_jax.evaluation import probes
+from nulls_jax.study import columns as columns_lib
+from nulls_jax.study import tables, verdicts
 
 # Okabe and Ito's colours, distinct to all kinds of colour vision.
 _COLOURS = {

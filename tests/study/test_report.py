@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from nulls_jax.evaluation import report
+from nulls_jax.study import report
 
 
 @pytest.fixture

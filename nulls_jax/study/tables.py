@@ -10,7 +10,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nulls_jax.evaluation import probes, verdicts
+from nulls_jax.evaluation import probes
+from nulls_jax.study import verdicts
 
 NOTHING = "–"
 MODEL_NAMES = {

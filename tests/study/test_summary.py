@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from nulls_jax.evaluation import jobs, summary
+from nulls_jax.study import jobs, summary
 
 
 def test_wall_time_counts_parallel_steps_once():

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 import psutil
 
 from nulls_jax import errors
-from nulls_jax.evaluation import display
+from nulls_jax.study import display
 
 _POLL_SECONDS = 0.2
 _SHOWN_LINES = 15

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from nulls_jax.evaluation import columns as columns_lib
 from nulls_jax.evaluation import metrics, probes
+from nulls_jax.study import columns as columns_lib
 
 # (condition, run, mode of the run) of each population.
 CONDITIONS = {

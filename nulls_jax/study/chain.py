@@ -26,7 +26,8 @@ import numpy as np
 from nulls_jax import config as run_config
 from nulls_jax import errors
 from nulls_jax.data import ledger, prepare
-from nulls_jax.evaluation import (
+from nulls_jax.sinks import assignment
+from nulls_jax.study import (
   columns,
   corpus,
   display,
@@ -37,7 +38,6 @@ from nulls_jax.evaluation import (
   terminal,
   verdicts,
 )
-from nulls_jax.sinks import assignment
 
 FORMAT = "nulls study 1"
 # Sizes where none are given: of the encyclopedia, and of real text.

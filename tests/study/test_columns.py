@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nulls_jax.evaluation import columns, metrics
+from nulls_jax.evaluation import metrics
+from nulls_jax.study import columns
 
 
 def group(mode, sources, greedy, support=1):

@@ -1,6 +1,6 @@
 """Cells, and the three that never stand apart."""
 
-from nulls_jax.evaluation import tables
+from nulls_jax.study import tables
 
 
 def test_cells():

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from nulls_jax import version
-from nulls_jax.evaluation import jobs
+from nulls_jax.study import jobs
 
 FORMAT = "nulls study summary 1"
 

@@ -8,8 +8,8 @@ import pytest
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
-from nulls_jax.evaluation import corpus, study
 from nulls_jax.sinks import assignment
+from nulls_jax.study import chain, corpus
 
 CONFIG = """
 import dataclasses
@@ -46,7 +46,7 @@ def make(config_path, directory, **changes):
     "kinds": ("hashed", "dedicated"),
     "seeds": 1,
   }
-  return study.Study(**{**values, **changes})
+  return chain.Study(**{**values, **changes})
 
 
 def test_another_config_is_refused(config_path, tmp_path):
@@ -101,7 +101,7 @@ def test_share_lost_counts_common_rows():
   sinks = assignment.SinkConfig(pool_size=64, sinks_per_source=8, strata=2)
   words = np.array([[0, n] for n in range(1, 41)], np.uint32)
   gone = np.arange(40) < 10
-  found = study.share_lost(sinks, 3, words, gone)
+  found = chain.share_lost(sinks, 3, words, gone)
   assert found.shape == (30,)
   # By hand for one survivor.
   lost = total = 0
@@ -122,7 +122,7 @@ def test_share_lost_of_dedicated_sinks_is_nothing():
     kind="dedicated", sinks_per_source=4, num_sources=6
   )
   words = np.array([[0, n] for n in range(1, 7)], np.uint32)
-  assert not study.share_lost(sinks, 2, words, words[:, 1] < 3).any()
+  assert not chain.share_lost(sinks, 2, words, words[:, 1] < 3).any()
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def test_the_whole_chain(config_path, tmp_path, capsys):
     "kinds": ("dedicated",),
   }
   out = tmp_path / "out"
-  first = study.run_study(config_path, out, **arguments)
+  first = chain.run_study(config_path, out, **arguments)
   assert first["figures"]["dedicated.identical_sources"]["value"] == 1.0
   assert first["figures"]["dedicated.erased_off_difference"]["value"] < 1e-5
   assert first["figures"]["dedicated.forget.unique.on.accuracy"]["n"] == 42
@@ -144,7 +144,7 @@ def test_the_whole_chain(config_path, tmp_path, capsys):
   printed = capsys.readouterr().out
   assert max(map(len, printed.splitlines()[:-1])) <= 100
   stamps = {path: path.stat().st_mtime_ns for path in (out / "steps").iterdir()}
-  second = study.run_study(config_path, out, **arguments)
+  second = chain.run_study(config_path, out, **arguments)
   assert second["figures"] == first["figures"]
   assert stamps == {
     path: path.stat().st_mtime_ns for path in (out / "steps").iterdir()
