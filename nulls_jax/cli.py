@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import absl.logging
 import tyro
 
 from nulls_jax import config as run_config
@@ -375,10 +376,12 @@ def _say_progress(stage: str, done: int, total: int | None = None) -> None:
 
 
 def _quiet_libraries() -> None:
-  """Keep libraries' informational lines off the terminal."""
+  """Keep off the terminal what libraries write beside their exceptions."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-  # What Orbax leaves behind when a checkpoint cannot be read.
+  # Orbax logs a failure with its traceback, in every thread that sees it,
+  # before it raises it; and leaves something behind.
+  absl.logging.set_verbosity(absl.logging.FATAL)
   warnings.filterwarnings("ignore", "coroutine 'Store", RuntimeWarning)
 
 

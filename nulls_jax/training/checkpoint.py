@@ -138,12 +138,12 @@ class Checkpoints:
   def save(self, step: int, state, custom_metadata: dict) -> bool:
     """Save if the policy says so, in the background; True if it does.
 
-    Raises `MachineError` if this or the previous save failed.
+    Raises `MachineError` if this save or, more likely, the previous one failed.
     """
     if step == 0:
       return False
     custom_metadata = {**custom_metadata, "checksums": checksums(state)}
-    with _machine_errors(self._folder / str(step)):
+    with _machine_errors(self._folder):
       response = self._checkpointer.save_checkpointables_async(
         step, {_ITEM: state}, custom_metadata=custom_metadata
       )
