@@ -1,5 +1,7 @@
 """The demo: 600 generated sources on two CPU cores, some minutes.
 
+The choices are measured in `docs/science.md`.
+
 `nulls demo` trains it as it is (hashed), with dedicated sinks, without the
 erased sources, and dense.
 """
@@ -27,16 +29,16 @@ def get_config() -> RunConfig:
       backbone_width=128,
       backbone_gradient="routed",
     ),
-    sinks=SinkConfig(kind="hashed", pool_size=8192, sinks_per_source=16),
+    sinks=SinkConfig(kind="hashed", pool_size=16384, sinks_per_source=32),
     data=DataConfig(row_length=96, tile=96, vocab_size=2048),
     optimizer=OptimizerConfig(
       learning_rate=3e-3,
       weight_decay=0.5,
       sink_learning_rate_scale=3.0,
-      sink_weight_decay=0.1,
+      sink_weight_decay=1.5,
     ),
-    # Five epochs of five articles a source: 25 visits, 3 of them without
+    # Five epochs of five articles a source: 25 visits, 2 or 3 of them without
     # sinks.
-    training=TrainingConfig(batch_size=20, epochs=5, off_share=0.12),
+    training=TrainingConfig(batch_size=20, epochs=5, off_share=0.1),
     checkpoint=CheckpointConfig(every_steps=250, keep_last=1),
   )
