@@ -2,10 +2,11 @@
 
 Source of each number: arXiv 2606.13873, its Wikipedia setting, where a
 comment says no other: width 960, 32 layers, 15 query and 5 key-value heads
-of 64, backbone 500 rounded to 512, a pool of 7,692 rounded to 8,192 (a power
-of two is what the assignment draws from), 100 sinks a source rounded to 96
-(equally many in each of 8 strata), AdamW at 5e-4, context 1,024, 7 epochs,
-the SmolLM2 vocabulary of 49,152.
+of 128 (the head size is known at second hand only), backbone 500 rounded to
+512, a pool of 7,692 rounded to 8,192 (a power of two is what the assignment
+draws from), 100 sinks a source rounded to 96 (equally many in each of 8
+strata), AdamW at 5e-4, context 1,024, 7 epochs, the SmolLM2 vocabulary of
+49,152.
 
 Checked here by shapes alone; nothing of this size was trained.
 """
@@ -31,7 +32,7 @@ def get_config() -> RunConfig:
       num_layers=32,
       num_heads=15,
       num_kv_heads=5,
-      head_size=64,
+      head_size=128,
       backbone_width=512,
       rope_base=100_000.0,
       norm_epsilon=1e-5,

@@ -204,7 +204,7 @@ def test_parameter_paths_are_public():
 
 @pytest.mark.parametrize(
   ("name", "num_parameters"),
-  [("wiki_1b", 975_238_080), ("dense_1b", 229_110_720)],
+  [("wiki_1b", 1_053_881_280), ("dense_1b", 307_753_920)],
 )
 def test_full_size_configs_have_the_papers_shapes(name, num_parameters):
   config = run_config.load(f"configs/{name}.py")
