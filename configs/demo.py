@@ -37,8 +37,8 @@ def get_config() -> RunConfig:
       sink_learning_rate_scale=3.0,
       sink_weight_decay=1.5,
     ),
-    # Five epochs of five articles a source: 25 visits, 2 or 3 of them without
+    # Six epochs of five articles a source: 30 visits, 2 or 3 of them without
     # sinks.
-    training=TrainingConfig(batch_size=20, epochs=5, off_share=0.1),
-    checkpoint=CheckpointConfig(every_steps=250, keep_last=1),
+    training=TrainingConfig(batch_size=20, epochs=6, off_share=0.09),
+    checkpoint=CheckpointConfig(every_steps=300, keep_last=1),
   )

@@ -28,7 +28,7 @@ set_up() {
     "$python" -m venv .venv
   fi
   echo "setup: installing into .venv (once; takes about a minute)" >&2
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+  .venv/bin/python -m pip install -qq --disable-pip-version-check \
     --editable ".${extras:+[$extras]}"
   echo "$wanted" >>"$stamp"
 }
