@@ -35,10 +35,10 @@ def get_config() -> RunConfig:
       learning_rate=3e-3,
       weight_decay=0.5,
       sink_learning_rate_scale=3.0,
-      sink_weight_decay=1.8,
+      sink_weight_decay=1.5,
     ),
     # Six epochs of five articles a source: 30 visits, 2 or 3 of them without
     # sinks.
-    training=TrainingConfig(batch_size=20, epochs=6, off_share=0.08),
+    training=TrainingConfig(batch_size=20, epochs=6, off_share=0.09),
     checkpoint=CheckpointConfig(every_steps=300, keep_last=1),
   )
