@@ -385,29 +385,22 @@ def _quiet_libraries() -> None:
   warnings.filterwarnings("ignore", "coroutine 'Store", RuntimeWarning)
 
 
+def _hide_leftovers(unraisable) -> None:
+  """Drop what Orbax's unfinished reads say after one of them has failed."""
+  code = getattr(unraisable.object, "cr_code", None)
+  of_orbax = code and "orbax" in pathlib.Path(code.co_filename).parts
+  if not of_orbax and str(unraisable.exc_value) != "Event loop is closed":
+    sys.__unraisablehook__(unraisable)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
   """Run one command; return its exit status."""
-  arguments = list(sys.argv[1:] if arguments is None else arguments)
-  if not arguments:
-    print(_usage(), file=sys.stderr)
-    return 2
-  if arguments[0] in ("-h", "--help", "help"):
-    print(_usage())
-    return 0
-  if arguments[0] == "--version":
-    print(f"nulls_jax {__version__}")
-    return 0
-  name, *rest = arguments
-  if name not in COMMANDS:
-    print(
-      f"nulls: no command {name!r}; there are {', '.join(COMMANDS)}",
-      file=sys.stderr,
-    )
-    return 2
-  _quiet_libraries()
+  if arguments is None:
+    sys.unraisablehook = _hide_leftovers
   try:
-    _parse(name, rest).run()
+    status = _run(list(sys.argv[1:] if arguments is None else arguments))
     sys.stdout.flush()
+    return status
   except errors.UserError as error:
     return _fail(error, 2)
   except errors.MachineError as error:
@@ -418,6 +411,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Nobody reads on (`nulls ... | head`); Python would complain at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+
+
+def _run(arguments: Sequence[str]) -> int:
+  if not arguments:
+    print(_usage(), file=sys.stderr)
+    return 2
+  name, *rest = arguments
+  if name in ("-h", "--help", "help"):
+    print(_usage())
+  elif name == "--version":
+    print(f"nulls_jax {__version__}")
+  elif name in COMMANDS:
+    _quiet_libraries()
+    _parse(name, rest).run()
+  else:
+    raise errors.UserError(
+      f"no command {name!r}; there are {', '.join(COMMANDS)}"
+    )
   return 0
 
 

@@ -5,9 +5,12 @@ is trained once a session through the command line.
 """
 
 import dataclasses
+import json
 import pathlib
+import shutil
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -82,6 +85,68 @@ def compiled(tmp_path_factory):
   return {name.upper(): str(value) for name, value in settings.items()}
 
 
+@pytest.fixture
+def nulls(capsys):
+  """Return a function that runs a command in this process.
+
+  It gives the exit status, stdout and stderr. Only reporting a wrong flag
+  leaves by `SystemExit`, as tyro does it.
+  """
+  from nulls_jax import cli
+
+  def run(*arguments):
+    capsys.readouterr()
+    try:
+      status = cli.main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+      status = stop.code
+    return status, *capsys.readouterr()
+
+  return run
+
+
+@pytest.fixture
+def refused(nulls):
+  """Return a function that runs a command which must fail in one line."""
+
+  def run(*arguments, status=2):
+    found, out, err = nulls(*arguments)
+    lines = err.splitlines()
+    assert (found, out, len(lines)) == (status, "", 1), (found, out, err)
+    assert lines[0].startswith("nulls: ")
+    return lines[0]
+
+  return run
+
+
+@pytest.fixture(scope="session")
+def dense_run(tmp_path_factory, tiny_run):
+  """A run without sinks: a checkpoint of step 1, all zero, never trained."""
+  from nulls_jax import config as run_config
+  from nulls_jax.training import checkpoint, partitioning, state
+
+  path = tmp_path_factory.mktemp("dense") / "run"
+  path.mkdir()
+  for name in ("tokenizer.model", "ledger.sqlite"):
+    shutil.copyfile(tiny_run.path / name, path / name)
+  config = run_config.read(tiny_run.path / "config.json")
+  sinks = dataclasses.replace(config.sinks, kind="none")
+  config = dataclasses.replace(config, sinks=sinks)
+  (path / "config.json").write_text(json.dumps(run_config.to_dict(config)))
+  before = checkpoint.read_metadata(tiny_run.path, tiny_run.num_steps)
+  fingerprint = before["tokenizer_fingerprint"]
+  mesh = partitioning.make_mesh(config.mesh)
+  zeros = jax.tree.map(
+    lambda leaf: jax.device_put(
+      np.zeros(leaf.shape, leaf.dtype), leaf.sharding
+    ),
+    state.abstract(config, mesh),
+  )
+  with checkpoint.Checkpoints(path, config.checkpoint, 1) as saves:
+    saves.save(1, zeros, checkpoint.metadata(config, fingerprint))
+  return path
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory, compiled):
   """Train the tiny run as a person would."""
@@ -90,10 +155,10 @@ def tiny_run(tmp_path_factory, compiled):
 
   root = tmp_path_factory.mktemp("tiny")
   documents = root / "documents.jsonl"
+  layout = ("--data.row-length=256", "--data.tile=64", "--data.vocab-size=600")
   for arguments in (
     ("encyclopedia", "--out", root, "--sources=40", "--held-out=2"),
-    ("prepare", "--documents", documents, "--out", root / "data")
-    + ("--data.row-length=256", "--data.tile=64", "--data.vocab-size=600"),
+    ("prepare", "--documents", documents, "--out", root / "data", *layout),
     ("train", "--data", root / "data", "--run", root / "run", *TRAIN_FLAGS),
   ):
     assert cli.main([str(argument) for argument in arguments]) == 0

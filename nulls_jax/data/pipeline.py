@@ -8,6 +8,7 @@ batch size): there is no iterator state to save, and the number of processes
 changes only who reads which part.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import grain
@@ -56,7 +57,8 @@ def batches(
 
   Raises:
     errors.UserError: the batch does not divide over the processes, the
-      share is no probability, or the routing table is another ledger's.
+      share is no probability, the routing table is another ledger's, or the
+      rows are damaged.
   """
   if batch_size < 1 or batch_size % process_count:
     raise errors.UserError(
@@ -102,13 +104,14 @@ class _Batches:
     process_count,
   ):
     self._row_length = prepared.config.row_length
-    self._records = grain.sources.ArrayRecordDataSource(
-      [str(path) for path in prepared.row_files]
-    )
+    self._directory = prepared.directory
+    with self._damage_named():
+      self._records = grain.sources.ArrayRecordDataSource(
+        [str(path) for path in prepared.row_files]
+      )
+      num_rows = len(self._records)
     # The order of rows alone; `repeat` shuffles every epoch anew.
-    self._order = (
-      grain.MapDataset.range(len(self._records)).seed(seed).shuffle().repeat()
-    )
+    self._order = grain.MapDataset.range(num_rows).seed(seed).shuffle().repeat()
     self._routing_table = routing_table
     self._seed = seed
     self._off_share = off_share
@@ -116,13 +119,25 @@ class _Batches:
     self._local_size = batch_size // process_count
     self._first = process_index * self._local_size
 
+  @contextlib.contextmanager
+  def _damage_named(self):
+    """ArrayRecord checks what it reads, and has one kind of error."""
+    try:
+      yield
+    except RuntimeError as error:
+      raise errors.UserError(
+        f"prepared dataset {self._directory} is damaged: {error}; delete it "
+        "and prepare again"
+      ) from error
+
   def __len__(self) -> int:
     return len(self._order) // self._global_size
 
   def __getitem__(self, step: int) -> dict[str, np.ndarray]:
     start = int(step) * self._global_size + self._first
     places = range(start, start + self._local_size)
-    records = [self._records[int(self._order[place])] for place in places]
+    with self._damage_named():
+      records = [self._records[int(self._order[place])] for place in places]
     tokens, tile_documents, tile_sources = packing.split_records(
       records, self._row_length
     )

@@ -113,10 +113,10 @@ class MeshConfig:
   tensor: int = 1
 
   def __post_init__(self):
-    if min(self.fsdp, self.tensor) < 1 or (self.data < 1 and self.data != -1):
+    if min(self.fsdp, self.tensor) < 1:
       raise errors.UserError(
-        f"mesh: data={self.data} x fsdp={self.fsdp} x tensor={self.tensor}: "
-        "each must be at least 1, or data -1 for the devices that are left"
+        f"mesh.fsdp={self.fsdp} and mesh.tensor={self.tensor} must be at least "
+        "1"
       )
 
 

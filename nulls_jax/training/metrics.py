@@ -208,35 +208,35 @@ class _Terminal:
     self._num_steps = num_steps
     self._interval = max(1, num_steps // 20)
     self._next = first_step + 1
+    self._started = False
     self._bar = None
     if sys.stderr.isatty():
       self._bar = rich.progress.Progress(
         rich.progress.TextColumn("training"),
         rich.progress.BarColumn(),
         rich.progress.MofNCompleteColumn(),
-        rich.progress.TextColumn(
-          "loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"
-        ),
+        rich.progress.TextColumn("{task.fields[figures]}"),
         rich.progress.TimeRemainingColumn(),
         console=rich.console.Console(stderr=True),
       )
       self._task = self._bar.add_task(
-        "", total=num_steps, completed=first_step, loss=math.nan, rate=0.0
+        "", total=num_steps, completed=first_step, figures="compiling"
       )
       self._bar.start()
 
   def show(self, step, loss, rate, step_seconds):
     if self._bar is not None:
-      self._bar.update(self._task, completed=step, loss=loss, rate=rate)
+      figures = f"loss {loss:.3f}  {rate:,.0f} tokens/s"
+      self._bar.update(self._task, completed=step, figures=figures)
     elif step >= self._next or step == self._num_steps:
       self._next = step + self._interval
-      left = (self._num_steps - step) * step_seconds
-      print(
-        f"step {step}/{self._num_steps}  loss {loss:.3f}  "
-        f"{rate:,.0f} tokens/s  {left:,.0f} s left",
-        file=sys.stderr,
-        flush=True,
-      )
+      line = f"step {step}/{self._num_steps}  loss {loss:.3f}"
+      # The first figures are those of compiling.
+      if self._started:
+        left = (self._num_steps - step) * step_seconds
+        line += f"  {rate:,.0f} tokens/s  {left:,.0f} s left"
+      self._started = True
+      print(line, file=sys.stderr, flush=True)
 
   def close(self):
     if self._bar is not None:
