@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import readers
 from nulls_jax.evaluation import (
   examples,
@@ -112,7 +112,9 @@ def evaluate(
     ),
   }
   results["seconds"] = time.monotonic() - start
-  _write(pathlib.Path(out_path), results)
+  files.write_whole(
+    pathlib.Path(out_path), json.dumps(results, allow_nan=False) + "\n"
+  )
   return results
 
 
@@ -234,19 +236,3 @@ def _document_group(name, mode, owners, scores) -> dict[str, Any]:
     "loss": metrics.ratio(losses, targets).to_dict(),
     "items": items,
   }
-
-
-def _write(path: pathlib.Path, results: dict[str, Any]) -> None:
-  partial = path.with_name(f"{path.name}.partial")
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w", encoding="utf-8") as file:
-      json.dump(results, file, allow_nan=False)
-      file.write("\n")
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
-  except OSError as error:
-    raise errors.MachineError(
-      f"{path}: cannot be written: {error.strerror}"
-    ) from error

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from nulls_jax import config as run_config
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import ledger, prepare
 from nulls_jax.sinks import assignment
 from nulls_jax.study import (
@@ -151,7 +151,7 @@ class Study:
           f"{errors.listing(changed)}; give another --out, or delete it"
         )
       return
-    _write(path, _to_json(settings))
+    files.write_whole(path, _to_json(settings))
 
   def run(self) -> dict[str, Any]:
     """Do what is left, then write summary and report."""
@@ -171,9 +171,9 @@ class Study:
       ]
     )
     outcome = self._summary(texts, results, records)
-    _write(self.directory / "summary.json", _to_json(outcome))
+    files.write_whole(self.directory / "summary.json", _to_json(outcome))
     page = self.directory / "report.html"
-    _write(page, report.render(outcome, results, self._curves()))
+    files.write_whole(page, report.render(outcome, results, self._curves()))
     terminal.show(outcome, page, terminal.standard_output())
     return outcome
 
@@ -380,17 +380,3 @@ def _differences(before: Any, after: Any, path: str = "") -> list[str]:
 
 def _to_json(value: Any) -> str:
   return json.dumps(value, indent=2, allow_nan=False) + "\n"
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-  partial = path.with_name(f"{path.name}.partial")
-  try:
-    with open(partial, "w", encoding="utf-8") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
-  except OSError as error:
-    raise errors.MachineError(
-      f"{path}: cannot be written: {error.strerror}"
-    ) from error
