@@ -562,6 +562,23 @@ def test_only_leftovers_of_orbax_are_hidden(monkeypatch):
   assert shown == others
 
 
+def test_an_error_is_one_line_whatever_is_said_at_the_end():
+  """Orbax's reads that another failure cut short complain as Python ends."""
+  code = """
+import atexit, sys
+from nulls_jax import cli
+atexit.register(lambda: print("Exception ignored in: x", file=sys.stderr))
+sys.argv[1:] = ["no-such-command"]
+sys.exit(cli.main())
+"""
+  done = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+  )
+  assert done.returncode == 2
+  assert done.stderr.startswith("nulls: no command")
+  assert done.stderr.count("\n") == 1
+
+
 def test_a_reader_that_leaves_is_no_error(tmp_path):
   """`nulls encyclopedia --help | head -1` says nothing on stderr."""
   read, write = os.pipe()

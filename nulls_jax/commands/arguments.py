@@ -1,0 +1,53 @@
+"""Flags and their meanings that several commands share."""
+
+import dataclasses
+import pathlib
+import sys
+from typing import Annotated
+
+import tyro
+
+from nulls_jax import errors
+
+Many = tyro.conf.UseAppendAction
+CheckpointPath = Annotated[pathlib.Path, tyro.conf.arg(aliases=["--run"])]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SourceFlags:
+  """The sources that a command is about.
+
+  Attributes:
+    source: key of a source; may be repeated.
+    sources_file: file of keys, one a line, or what `nulls find --out` wrote.
+  """
+
+  source: Many[tuple[str, ...]] = ()
+  sources_file: pathlib.Path | None = None
+
+  def keys(self) -> list[str]:
+    """Return the named keys, each once; `errors.UserError` if there is none."""
+    from nulls_jax.data import readers
+
+    keys = list(self.source)
+    if self.sources_file is not None:
+      keys += readers.read_keys(self.sources_file)
+    if not keys:
+      raise errors.UserError(
+        "no source named; give --source KEY or --sources-file FILE"
+      )
+    return list(dict.fromkeys(keys))
+
+
+def locate(path: pathlib.Path) -> tuple[pathlib.Path, int | None]:
+  """Accept a run directory or `RUN/checkpoints/STEP`."""
+  if path.name.isdigit() and path.parent.name == "checkpoints":
+    return path.parent.parent, int(path.name)
+  return path, None
+
+
+def say_progress(stage: str, done: int, total: int | None = None) -> None:
+  """Show progress on a terminal; a log stays quiet."""
+  if sys.stderr.isatty():
+    of = f" of {total:,}" if total else ""
+    print(f"\r{stage}: {done:,}{of}\x1b[K", end="\r", file=sys.stderr)
