@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import hashlib
 import json
 import os
 import pathlib
@@ -223,12 +224,19 @@ class Ledger:
         "UPDATE sources SET num_tokens = ? WHERE source_index = ?", updates
       )
 
-  def find(self, keys: Iterable[str]) -> list[Source]:
+  def find(
+    self, keys: Iterable[str], *, allow_erased: bool = False
+  ) -> list[Source]:
     """Return the sources of these keys, in their order.
 
+    Args:
+      keys: source keys.
+      allow_erased: return erased sources too; their key is None.
+
     Raises:
-      errors.UserError: keys are unknown or were erased; all of them in one
-        line, with the nearest known key where the ledger is small.
+      errors.UserError: keys are unknown or (unless allowed) were erased; all
+        of them in one line, with the nearest known key where the ledger is
+        small.
     """
     keys = list(keys)
     for key in keys:
@@ -240,7 +248,7 @@ class Ledger:
       row = rows.get(number)
       if row is None or row[2] not in (None, key):
         unknown.append(key)
-      elif row[2] is None:
+      elif row[2] is None and not allow_erased:
         erased.append(key)
       else:
         found.append(_source(row))
@@ -303,6 +311,10 @@ class Ledger:
     for index, number in self._connection.execute(query):
       result[index] = number
     return result.view(np.uint64)
+
+  def fingerprint(self) -> str:
+    """Return the SHA-256 of all ids in order, which no erasure changes."""
+    return hashlib.sha256(self.ids().astype("<u8").tobytes()).hexdigest()
 
   def routing_table(self, config: assignment.SinkConfig) -> np.ndarray:
     """Return the routing words by index: `uint32 [num_sources + 1, 2]`.
