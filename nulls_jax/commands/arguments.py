@@ -25,13 +25,27 @@ class SourceFlags:
   source: Many[tuple[str, ...]] = ()
   sources_file: pathlib.Path | None = None
 
-  def keys(self) -> list[str]:
-    """Return the named keys, each once; `errors.UserError` if there is none."""
-    from nulls_jax.data import readers
+  def keys(self, run_dir: pathlib.Path | None = None) -> list[str]:
+    """Return the named keys, each once.
+
+    Args:
+      run_dir: whose ledger a selection must be from; None takes any.
+
+    Raises:
+      errors.UserError: none is named, the file cannot be read, or it is a
+        selection from another ledger.
+    """
+    from nulls_jax.data import ledger, selection
+
+    def fingerprint() -> str | None:
+      if run_dir is None:
+        return None
+      with ledger.Ledger.open(run_dir / "ledger.sqlite") as sources:
+        return sources.fingerprint()
 
     keys = list(self.source)
     if self.sources_file is not None:
-      keys += readers.read_keys(self.sources_file)
+      keys += selection.read_keys(self.sources_file, fingerprint)
     if not keys:
       raise errors.UserError(
         "no source named; give --source KEY or --sources-file FILE"

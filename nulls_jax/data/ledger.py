@@ -3,6 +3,11 @@
 Owns the SQLite file of sources and its format. Needs NumPy only, so that
 redaction tools can use it without JAX. Knows neither tokens nor weights.
 
+A key is any text of 1 to 4,096 bytes of UTF-8, line ends, quotes and SQL
+included, and is its exact code points: never normalised, trimmed or folded,
+because two sources may differ in no more than that. A key that is unknown,
+but looks like a known one, gets that one suggested (`suggestions`).
+
 Invariant: a source's index, counted from 1 in order of first appearance, and
 its 64-bit id never change; after `erase` the key's text is nowhere in the
 file, while the id stays, so that asking for the key again finds the erasure.
@@ -10,7 +15,6 @@ file, while the id stays, so that asking for the key again finds the erasure.
 
 import contextlib
 import dataclasses
-import difflib
 import errno
 import hashlib
 import json
@@ -23,15 +27,17 @@ from typing import Any
 import numpy as np
 
 from nulls_jax import errors
-from nulls_jax.data import readers
+from nulls_jax.data import conditions, readers, suggestions
 from nulls_jax.sinks import assignment
 
 FORMAT = "nulls ledger 1"
 ACTIVE, ERASED = "active", "erased"
 
-# Ledgers up to this size are searched for the key that was meant.
-_MAX_SOURCES_TO_SUGGEST = 20_000
+# Ledgers up to this size are searched in full for the key that was meant; in
+# larger ones only what stands near in the order of keys is seen.
+_MAX_SOURCES_TO_SCAN = 20_000
 _CHUNK = 500
+_INDEX_AND_ID = np.dtype([("index", np.int64), ("id", np.int64)])
 
 _SCHEMA = """
 CREATE TABLE info (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -235,8 +241,7 @@ class Ledger:
 
     Raises:
       errors.UserError: keys are unknown or (unless allowed) were erased; all
-        of them in one line, with the nearest known key where the ledger is
-        small.
+        of them in one line, unknown ones with the nearest known key.
     """
     keys = list(keys)
     for key in keys:
@@ -253,33 +258,59 @@ class Ledger:
       else:
         found.append(_source(row))
     if unknown or erased:
-      raise errors.UserError(self._not_found(unknown, erased))
+      raise errors.UserError(
+        suggestions.not_found(
+          self._connection,
+          unknown,
+          erased,
+          where=self.path,
+          scan=self.num_sources <= _MAX_SOURCES_TO_SCAN,
+        )
+      )
     return found
 
-  def _not_found(self, unknown: list[str], erased: list[str]) -> str:
-    parts = []
-    if unknown:
-      listed = errors.listing(self._suggest(unknown[:20]) + unknown[20:])
-      parts.append(f"{len(unknown)} unknown in {self.path}: {listed}")
-    if erased:
-      listed = errors.listing([repr(key) for key in erased])
-      parts.append(f"{len(erased)} already erased: {listed}")
-    remedy = "give keys as the ledger has them"
-    if not unknown:
-      remedy = "nothing is left to do for these; take them off the list"
-    return f"source keys: {'; '.join(parts)}; {remedy}"
+  def neighbours(self, key: str) -> list[str]:
+    """Return the keys before and after a text in the order of keys."""
+    return suggestions.neighbours(self._connection, key, 1)
 
-  def _suggest(self, unknown: list[str]) -> list[str]:
-    names = [repr(key) for key in unknown]
-    if self.num_sources > _MAX_SOURCES_TO_SUGGEST:
-      return names
-    query = "SELECT key FROM sources WHERE key IS NOT NULL"
-    known = [row[0] for row in self._connection.execute(query)]
-    for position, key in enumerate(unknown):
-      near = difflib.get_close_matches(key, known, n=1)
-      if near:
-        names[position] += f" (did you mean {near[0]!r}?)"
-    return names
+  def select(
+    self,
+    condition: conditions.Condition,
+    indices: Iterable[int] | None = None,
+  ) -> Iterator[Source]:
+    """Yield the sources of a condition, erased ones too, by index.
+
+    Reads on as the caller does: memory does not grow with the ledger.
+
+    Args:
+      condition: what they must fulfil.
+      indices: only these sources; None is all.
+
+    Raises:
+      errors.UserError: SQLite finds a pattern of the condition too complex.
+    """
+    query = f"SELECT {_COLUMNS} FROM sources WHERE {condition.sql}"
+    parts = [()]
+    if indices is not None:
+      indices = sorted(set(indices))
+      parts = [
+        tuple(indices[start : start + _CHUNK])
+        for start in range(0, len(indices), _CHUNK)
+      ]
+    for part in parts:
+      within = f" AND source_index IN ({','.join('?' * len(part))})"
+      try:
+        for row in self._connection.execute(
+          f"{query}{within if part else ''} ORDER BY source_index",
+          condition.parameters + part,
+        ):
+          yield _source(row)
+      except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+          raise
+        raise errors.UserError(
+          f"the condition cannot be evaluated in {self.path}: {error}"
+        ) from error
 
   def find_by_id(self, source_id: int) -> Source:
     """Return the source of an unsigned 64-bit id, erased or not.
@@ -307,14 +338,22 @@ class Ledger:
   def ids(self) -> np.ndarray:
     """Return the ids by index: `uint64 [num_sources + 1]`, 0 first."""
     query = "SELECT source_index, source_id FROM sources"
+    rows = np.fromiter(self._connection.execute(query), _INDEX_AND_ID)
     result = np.zeros(self.num_sources + 1, np.int64)
-    for index, number in self._connection.execute(query):
-      result[index] = number
+    result[rows["index"]] = rows["id"]
     return result.view(np.uint64)
 
   def fingerprint(self) -> str:
     """Return the SHA-256 of all ids in order, which no erasure changes."""
     return hashlib.sha256(self.ids().astype("<u8").tobytes()).hexdigest()
+
+  def erased(self) -> list[Source]:
+    """Return the erased sources, by index; their keys are gone."""
+    query = (
+      f"SELECT {_COLUMNS} FROM sources WHERE status = 'erased' "
+      "ORDER BY source_index"
+    )
+    return [_source(row) for row in self._connection.execute(query)]
 
   def routing_table(self, config: assignment.SinkConfig) -> np.ndarray:
     """Return the routing words by index: `uint32 [num_sources + 1, 2]`.

@@ -1,5 +1,7 @@
 """The ledger: stable indices, honest look-ups, erasure that leaves no key."""
 
+import hashlib
+import itertools
 import json
 import sqlite3
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import conditions, ledger
 from nulls_jax.sinks import assignment
 
 
@@ -227,3 +229,235 @@ def test_metadata_is_json(path):
   rows = connection.execute("SELECT metadata FROM sources").fetchall()
   connection.close()
   assert all(isinstance(json.loads(text), dict) for (text,) in rows)
+
+
+ODD_KEYS = (
+  "'; DROP TABLE sources; --",
+  'key"; DELETE FROM sources WHERE ("1"="1',
+  "two\nlines",
+  "tab\tand\r\nend\n",
+  " outer spaces ",
+  "%_*?[a-z]",
+  "null\0inside",
+  "k" * 4096,
+  "é" * 2048,
+)
+
+
+def test_odd_keys_are_keys(tmp_path):
+  with ledger.Ledger.create(tmp_path / "odd") as book:
+    book.add_documents((key, 1, {}) for key in ODD_KEYS)
+    assert [s.key for s in book.find(ODD_KEYS)] == list(ODD_KEYS)
+    assert [s.key for s in book] == list(ODD_KEYS)
+    book.erase(ODD_KEYS[:3])
+    assert book.num_sources == len(ODD_KEYS)
+    kept = book.find(ODD_KEYS[3:])
+    assert [s.index for s in kept] == list(range(4, len(ODD_KEYS) + 1))
+
+
+def test_odd_unknown_keys_make_one_short_line(path):
+  keys = ["'; DROP TABLE sources; --", "a\nb", "x" * 4096, "third"]
+  with (
+    ledger.Ledger.open(path) as book,
+    pytest.raises(errors.UserError, match="3 unknown") as caught,
+  ):
+    book.find(keys)
+  message = str(caught.value)
+  assert "\n" not in message
+  assert "'a\\nb'" in message
+  assert 'DROP TABLE sources; --"' in message
+  assert "... (4096 characters)" in message
+  assert len(message) < 600
+
+
+COMPOSED, DECOMPOSED = "Caf\u00e9", "Cafe\u0301"
+
+
+def test_keys_are_code_points(tmp_path):
+  with ledger.Ledger.create(tmp_path / "both") as book:
+    book.add_documents([(COMPOSED, 1, {}), (DECOMPOSED, 2, {})])
+    assert [s.num_documents for s in book.find([DECOMPOSED, COMPOSED])] == [
+      2,
+      1,
+    ]
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize(
+  ("stored", "asked", "hint"),
+  [
+    (
+      COMPOSED,
+      DECOMPOSED,
+      "stored composed: U+00E9 where you gave U+0065 U+0301",
+    ),
+    (
+      DECOMPOSED,
+      COMPOSED,
+      "stored decomposed: U+0065 U+0301 where you gave U+00E9",
+    ),
+    ("file", "\ufb01le", "did you mean 'file'?"),
+    ("Straße", "straße", "did you mean 'Straße'?"),
+    ("key", "  key\n", "did you mean 'key'?"),
+    ("article/123", "artcle/123", "did you mean 'article/123'?"),
+    ("article/123", "article/1234", "did you mean 'article/123'?"),
+  ],
+)
+def test_near_keys(tmp_path, monkeypatch, small, stored, asked, hint):
+  if not small:
+    monkeypatch.setattr(ledger, "_MAX_SOURCES_TO_SCAN", 3)
+  with ledger.Ledger.create(tmp_path / "book") as book:
+    book.add_documents((f"other {i}", 1, {}) for i in range(100))
+    book.add_documents([(stored, 1, {})])
+    with pytest.raises(errors.UserError, match="1 unknown") as caught:
+      book.find([asked])
+  assert hint in str(caught.value)
+
+
+def test_a_key_that_no_form_gives_back(tmp_path):
+  # Ångström's own sign, which every form turns into a letter.
+  with ledger.Ledger.create(tmp_path / "book") as book:
+    book.add_documents([("10 \u212b", 1, {})])
+    with pytest.raises(errors.UserError, match=r"code points: U\+212B where"):
+      book.find(["10 \u00c5"])
+
+
+def test_many_unknown_keys_are_quick(tmp_path):
+  # difflib on all of 5,000 keys for each would take seconds.
+  with ledger.Ledger.create(tmp_path / "book") as book:
+    book.add_documents((f"article/{i:07d}", 1, {}) for i in range(5000))
+    with pytest.raises(errors.UserError, match="'article/0000019'") as caught:
+      book.find(f"articel/{i:07d}" for i in range(20))
+  assert str(caught.value).count("did you mean 'article/00000") == 20
+
+
+@pytest.fixture
+def library(tmp_path):
+  """A ledger with metadata of many kinds, one source erased."""
+  path = tmp_path / "library.sqlite"
+  rows = {
+    "a/1": {"site": "example.org", "year": 1999, "größe": 3},
+    "a/2": {"site": "example.org", "year": 2001.5, "tags": ["x"]},
+    "a/3": {"site": "example.com", "year": "1999", "deep": {"er": "yes"}},
+    "b/1": {"year": 5, "key": "own", "odd name": True, "a.b": 1},
+    "b/2": {"site": None, "bad": "\ud800", "back\\slash": 1},
+    "b/3": {"site": "example.org", "year": 2005},
+  }
+  with ledger.Ledger.create(path) as book:
+    book.add_documents(
+      (key, number, fields)
+      for number, (key, fields) in enumerate(rows.items(), start=1)
+    )
+    book.set_num_tokens(np.arange(7) * 10)
+    book.erase(["b/3"])
+  with ledger.Ledger.open(path) as book:
+    yield book
+
+
+@pytest.mark.parametrize(
+  ("text", "expected"),
+  [
+    ("site = 'example.org' AND year >= 1999", "a/1 a/2"),
+    ("site == 'example.org' and not year < 2000", "a/2"),
+    ("site != 'example.org'", "a/3"),
+    ("NOT site = 'example.org'", "a/3 b/1 b/2 None"),
+    ("site <> 'example.com' OR year = 5", "a/1 a/2 b/1"),
+    # Texts and numbers have no order between them.
+    ("year > 0", "a/1 a/2 b/1"),
+    ("year > '0'", "a/3"),
+    ("year = '1999'", "a/3"),
+    ("year IN (1999, '1999', 7)", "a/1 a/3"),
+    ("year NOT IN (1999, '1999')", "a/2 b/1"),
+    ("site IS NULL", "b/1 b/2 None"),
+    ("site IS NOT NULL AND year <= 1.9990e3", "a/1"),
+    ("site GLOB '*.COM'", ""),
+    ("site LIKE '%.COM'", "a/3"),
+    ("site NOT LIKE '%.com'", "a/1 a/2"),
+    ("key GLOB 'a/*' AND index > 1", "a/2 a/3"),
+    ("key NOT GLOB 'a/*'", "b/1 b/2"),
+    ("NOT key GLOB 'a/*'", "b/1 b/2 None"),
+    ("key = 'a/2' OR key > 'b/1'", "a/2 b/2"),
+    ("key IS NULL", "None"),
+    ("status = 'erased'", "None"),
+    ("status = 'active' AND num_tokens < 30", "a/1 a/2"),
+    ("NOT num_tokens < 30 AND NOT index > 4", "a/3 b/1"),
+    ("num_documents > 3 AND (num_tokens = 40 OR index = 5)", "b/1 b/2"),
+    ("metadata.key = 'own'", "b/1"),
+    ('"odd name" = TRUE', "b/1"),
+    ("deep.er = 'yes'", "a/3"),
+    ('"a.b" = 1', "b/1"),
+    ("größe = 3", "a/1"),
+    ('"back\\slash" = 1', "b/2"),
+    ("bad != 'x' OR tags LIKE '%x%'", "a/2 b/2"),
+    ("year = -1 OR year = +5", "b/1"),
+    ("site = 'x'' OR 1=1 --' OR index = 1", "a/1"),
+  ],
+)
+def test_select(library, text, expected):
+  found = [str(s.key) for s in library.select(conditions.parse(text))]
+  assert " ".join(found) == expected
+
+
+def test_select_is_by_index_not_by_key(tmp_path):
+  with ledger.Ledger.create(tmp_path / "book") as book:
+    book.add_documents((key, 1, {}) for key in ("k3", "k1", "x", "k2"))
+    found = [s.key for s in book.select(conditions.glob("k*"))]
+  assert found == ["k3", "k1", "k2"]
+
+
+def test_select_among_indices_by_index(library):
+  everything = conditions.Condition()
+  found = library.select(everything, [5, 1, 5, 99])
+  assert [s.key for s in found] == ["a/1", "b/2"]
+  assert not list(library.select(everything, []))
+  assert len(list(library.select(everything, range(1, 2000)))) == 6
+  where = conditions.parse("year > 0") & conditions.glob("[ab]/1")
+  assert [s.key for s in library.select(where)] == ["a/1", "b/1"]
+  assert [s.key for s in library.select(where, [4, 5])] == ["b/1"]
+
+
+@pytest.mark.parametrize("text", ["key GLOB 'b/*'", "key = 'b/1'"])
+def test_keys_are_looked_up_not_read_through(library, text):
+  where = conditions.parse(text)
+  plan = library._connection.execute(
+    f"EXPLAIN QUERY PLAN SELECT key FROM sources WHERE {where.sql}",
+    where.parameters,
+  ).fetchall()
+  assert "SEARCH sources USING" in plan[0][3]
+  assert "key>?" in plan[0][3] or "key=?" in plan[0][3]
+
+
+def test_select_reads_on_as_the_caller_does(tmp_path):
+  steps = itertools.count()
+  with ledger.Ledger.create(tmp_path / "book") as book:
+    book.add_documents((f"key {i}", 1, {}) for i in range(5000))
+    book._connection.set_progress_handler(lambda: next(steps) and None, 100)
+    first = next(book.select(conditions.parse("num_documents = 1")))
+    assert first.index == 1
+    few = next(steps)
+    assert sum(1 for _ in book.select(conditions.Condition())) == 5000
+  assert next(steps) - few > 50 * (few + 1)
+
+
+def test_patterns_that_are_too_long_for_sqlite(library):
+  library._connection.setlimit(sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH, 50)
+  with pytest.raises(errors.UserError, match="pattern too complex"):
+    list(library.select(conditions.glob("*" + "b" * 60)))
+
+
+def test_neighbours(library):
+  assert library.neighbours("a/2x") == ["a/2", "a/3"]
+  assert library.neighbours("b/1") == ["a/3", "b/1"]
+  assert library.neighbours("z") == ["b/2"]
+
+
+def test_fingerprint_is_of_the_ids_in_order(path):
+  keys = ["Mira Tolden", "Zoë 東京", "third", "fourth"]
+  ids = [0, *map(assignment.source_id, keys)]
+  expected = hashlib.sha256(np.array(ids, "<u8").tobytes()).hexdigest()
+  with ledger.Ledger.open(path, read_only=False) as book:
+    assert book.fingerprint() == expected
+    book.erase(["third"])
+    assert book.fingerprint() == expected
+    book.add_documents([("fifth", 1, {})])
+    assert book.fingerprint() != expected
