@@ -134,7 +134,7 @@ def dense_run(tmp_path_factory, tiny_run):
   config = dataclasses.replace(config, sinks=sinks)
   (path / "config.json").write_text(json.dumps(run_config.to_dict(config)))
   before = checkpoint.read_metadata(tiny_run.path, tiny_run.num_steps)
-  fingerprint = before["tokenizer_fingerprint"]
+  fingerprints = before["tokenizer_fingerprint"], before["ledger_fingerprint"]
   mesh = partitioning.make_mesh(config.mesh)
   zeros = jax.tree.map(
     lambda leaf: jax.device_put(
@@ -143,7 +143,7 @@ def dense_run(tmp_path_factory, tiny_run):
     state.abstract(config, mesh),
   )
   with checkpoint.Checkpoints(path, config.checkpoint, 1) as saves:
-    saves.save(1, zeros, checkpoint.metadata(config, fingerprint))
+    saves.save(1, zeros, checkpoint.metadata(config, *fingerprints))
   return path
 
 

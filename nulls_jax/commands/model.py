@@ -62,7 +62,7 @@ class Evaluate:
     from nulls_jax.evaluation import evaluate
 
     run_dir, step = arguments.locate(self.checkpoint)
-    evaluate.evaluate(
+    results = evaluate.evaluate(
       run_dir,
       self.out,
       documents=self.documents,
@@ -71,6 +71,9 @@ class Evaluate:
       forget=readers.read_keys(self.forget) if self.forget else (),
       step=step,
     )
+    suspended = evaluate.suspended_line(results)
+    if suspended is not None:
+      print(suspended)
     print(self.out)
 
 

@@ -58,6 +58,9 @@ def evaluate(
     step: the checkpoint, the newest by default.
     sample: how much is asked.
 
+  Suspended sources are asked through the backbone alone, and erased ones
+  have rows of zeros: neither has an "on" mode or is anybody's neighbour.
+
   Returns:
     What was written.
 
@@ -73,6 +76,8 @@ def evaluate(
   whom = populations.of_run(
     run, forget, inputs.held_out_keys, inputs.trained_keys
   )
+  run = whom.admitted(run)
+  revocations = run.revocations
   texts = inputs.texts_by_population(whom, sample)
   groups = {
     (name, "off"): _score_documents(run, whom, name, "off", texts[name])
@@ -95,6 +100,11 @@ def evaluate(
     "step": run.step,
     "sinks": dataclasses.asdict(run.config.sinks),
     "forget": {"status": whom.status, "keys": list(whom.members["forget"])},
+    "revocations": {
+      "version": revocations.version,
+      "head": revocations.head,
+      "num_suspended": whom.num_suspended,
+    },
     "num_sources": {name: len(keys) for name, keys in whom.members.items()},
     "head_digest": scoring.head_digest(run),
     "neighbours": neighbours,
@@ -116,6 +126,17 @@ def evaluate(
     pathlib.Path(out_path), json.dumps(results, allow_nan=False) + "\n"
   )
   return results
+
+
+def suspended_line(results: dict[str, Any]) -> str | None:
+  """Say in one line what was not asked for with its sinks, if anything."""
+  found = results["revocations"]
+  if not found["num_suspended"]:
+    return None
+  return (
+    f"{found['num_suspended']} suspended sources (revocation list version "
+    f"{found['version']}) were asked through the backbone alone, if at all"
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,12 @@ other trained sources), "held_out" (never trained). Four modes: "off"
 nearest surviving source) and "erased" (the own rows, although they were
 zeroed).
 
+Erased and suspended sources that are not named belong to no population, and
+are therefore nobody's nearest surviving source.
+
 Invariant: a mode is offered only where it means what it says: "on" never for
-a source that was erased or never trained.
+a source that was erased, suspended or never trained, "erased" only where the
+rows are zero.
 """
 
 import dataclasses
@@ -30,14 +34,16 @@ class Populations:
 
   Attributes:
     members: sorted keys of each population.
-    status: of the forget population in this run: "active", "erased" or
-      "unknown" (retrained without it).
+    status: of the forget population in this run: "active", "suspended",
+      "erased" or "unknown" (retrained without it).
+    num_suspended: sources of this run, named or not, that are suspended.
     words: routing words `uint32 [2]` by population and mode, then by key;
       a mode that is missing cannot be asked.
   """
 
   members: Mapping[str, tuple[str, ...]]
   status: str
+  num_suspended: int
   words: Mapping[tuple[str, str], Mapping[str, np.ndarray]]
 
   def modes(self, population: str) -> list[str]:
@@ -56,6 +62,11 @@ class Populations:
       return np.zeros((len(keys), 2), np.uint32)
     table = self.words[population, mode]
     return np.stack([table[key] for key in keys])
+
+  def admitted(self, run: restore.Restored) -> restore.Restored:
+    """Return the run, with the rows of the "erased" mode found to be zero."""
+    table = self.words.get(("forget", "erased"))
+    return run if table is None else run.with_zeroed(list(table.values()))
 
   def with_nearest(
     self, run: restore.Restored, neighbours: Mapping[str, str]
@@ -91,18 +102,24 @@ def of_run(
 
   Raises:
     errors.UserError: a key of `forget` is in neither the ledger nor the
-      files, some were erased and some not, or a held-out source was trained.
+      files, they are not in one state (erased, suspended, active, unknown),
+      or a held-out source was trained.
   """
   with ledger.Ledger.open(run.directory / "ledger.sqlite") as book:
     sources = {source.id: source for source in book}
+  suspended = run.revocations.suspended
   ids = {key: assignment.source_id(key) for key in sorted(set(forget))}
-  trained = {source.key for source in sources.values() if source.key}
-  _check(run, ids, sources, set(held_out), set(known))
-  found = [sources[number] for number in ids.values() if number in sources]
-  status = found[0].status if found else "unknown"
+  states = {
+    key: _state(sources.get(number), suspended) for key, number in ids.items()
+  }
+  _check(run, ids, states, set(sources), set(held_out), set(known))
+  by_state: dict[str, set] = {ledger.ACTIVE: set(), "suspended": set()}
+  for source in sources.values():
+    by_state.setdefault(_state(source, suspended), set()).add(source.key)
+  status = next(iter(states.values()), "unknown")
   members = {
     "forget": tuple(ids),
-    "retained": tuple(sorted(trained - set(ids))),
+    "retained": tuple(sorted(by_state[ledger.ACTIVE] - set(ids))),
     "held_out": tuple(sorted(set(held_out))),
   }
   words = {}
@@ -111,23 +128,33 @@ def of_run(
     words["retained", "on"] = dict(
       zip(retained, run.routes(retained), strict=True)
     )
-    if found:
+    if status == ledger.ACTIVE:
+      words["forget", "on"] = dict(zip(ids, run.routes(ids), strict=True))
+    elif status == ledger.ERASED:
       # Not `run.routes`, which refuses erased sources, as it must.
       forced = assignment.routing_words(
         run.config.sinks,
-        np.array([source.id for source in found], np.uint64),
-        np.array([source.index for source in found], np.int64),
+        np.array(list(ids.values()), np.uint64),
+        np.array([sources[number].index for number in ids.values()], np.int64),
       )
-      mode = "on" if status == ledger.ACTIVE else "erased"
-      words["forget", mode] = dict(zip(ids, forced, strict=True))
-  return Populations(members=members, status=status, words=words)
+      words["forget", "erased"] = dict(zip(ids, forced, strict=True))
+  return Populations(
+    members=members,
+    status=status,
+    num_suspended=len(by_state["suspended"]),
+    words=words,
+  )
 
 
-def _check(run, ids, sources, held_out, known):
-  states = {
-    key: sources[number].status if number in sources else "unknown"
-    for key, number in ids.items()
-  }
+def _state(source, suspended) -> str:
+  if source is None:
+    return "unknown"
+  if source.status == ledger.ACTIVE and source.id in suspended:
+    return "suspended"
+  return source.status
+
+
+def _check(run, ids, states, trained_ids, held_out, known):
   strange = [
     repr(key)
     for key, state in states.items()
@@ -147,9 +174,9 @@ def _check(run, ids, sources, held_out, known):
     raise errors.UserError(
       f"the sources to forget are not in one state in {run.directory}: "
       + ", ".join(f"{count} {state}" for state, count in counts.items())
-      + "; name sources that were all erased, all kept, or all left out"
+      + "; name sources that were all erased, all suspended, all kept, or all "
+      "left out"
     )
-  trained_ids = set(sources)
   both = sorted(
     repr(key) for key in held_out if assignment.source_id(key) in trained_ids
   )

@@ -3,7 +3,8 @@
 Owns the forward passes of the evaluation; what the numbers mean is
 `metrics`' business.
 
-Invariant: a result does not depend on which other items are in the batch.
+Invariant: a result does not depend on which other items are in the batch;
+routing words pass `Restored.admit`, which refuses suspended and erased sources.
 
 Dimensions: n items, B batch, L length, P answer tokens, D model.
 """
@@ -68,6 +69,7 @@ def answers(
     pairs: n prompts and answers.
     routes_nx2: uint32 routing words of each item.
   """
+  routes_nx2 = run.admit(routes_nx2)
   split = [split_answer(run, prompt, answer) for prompt, answer in pairs]
   # Rounded up, so that other answers rarely mean another compilation.
   longest = max((len(answer) for _, answer in split), default=0)
@@ -139,6 +141,7 @@ def documents_in_full(
     texts: n documents.
     routes_nx2: uint32 routing words of each document.
   """
+  routes_nx2 = run.admit(routes_nx2)
   parts, owner = _document_parts(run, texts)
   losses = np.zeros(len(texts))
   states = np.zeros((len(texts), run.config.model.d_model))

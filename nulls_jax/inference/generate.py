@@ -33,7 +33,8 @@ def generate(
   Args:
     run: the loaded run.
     prompt: text; may be empty.
-    route: `uint32 [2]` routing words from `Restored.routes`.
+    route: `uint32 [2]` routing words from `Restored.routes`; they pass
+      `Restored.admit` again.
     max_new_tokens: upper bound, at least 1; generation also ends at the end
       token.
     temperature: 0 takes the most probable token, otherwise samples.
@@ -41,7 +42,8 @@ def generate(
 
   Raises:
     errors.UserError: prompt and new tokens exceed the rows that the model
-      was trained on, or an argument makes no sense.
+      was trained on, an argument makes no sense, or the route is that of a
+      source that is suspended, erased or unknown.
   """
   if max_new_tokens < 1 or not 0 <= temperature < math.inf:
     raise errors.UserError(
@@ -52,6 +54,7 @@ def generate(
     raise errors.UserError(
       f"the prompt {prompt!a} is not valid Unicode; type it in UTF-8"
     )
+  route = run.admit(route)
   tokens = [run.tokenizer.bos_id, *run.tokenizer.encode(prompt)]
   longest = run.config.data.row_length
   if len(tokens) + max_new_tokens > longest:

@@ -1,9 +1,9 @@
 """Checkpoints of a run: the only module that imports Orbax.
 
 A step holds one item, "state", and custom metadata with the resolved config,
-the assignment, the tokenizer's fingerprint and a checksum of every array, so
-that a step directory can be read, redacted and checked without anything
-beside it.
+the assignment, the fingerprints of tokenizer and ledger and a checksum of
+every array, so that a step directory can be read, redacted and checked, and a
+ledger of another run told from its own.
 
 Invariant: a step is either whole or not there; a save that fails raises, and
 so does a load of other values than were saved.
@@ -37,8 +37,18 @@ _REMEDY = (
 )
 
 
-def metadata(config: run_config.RunConfig, tokenizer_fingerprint: str) -> dict:
-  """Return what every step says about itself."""
+def metadata(
+  config: run_config.RunConfig,
+  tokenizer_fingerprint: str,
+  ledger_fingerprint: str,
+) -> dict:
+  """Return what every step says about itself.
+
+  Args:
+    config: the resolved settings.
+    tokenizer_fingerprint: `Tokenizer.fingerprint`.
+    ledger_fingerprint: `Ledger.fingerprint`, which no erasure changes.
+  """
   return {
     "format": FORMAT,
     "config": run_config.to_dict(config),
@@ -47,6 +57,7 @@ def metadata(config: run_config.RunConfig, tokenizer_fingerprint: str) -> dict:
       "version": assignment.VERSION,
     },
     "tokenizer_fingerprint": tokenizer_fingerprint,
+    "ledger_fingerprint": ledger_fingerprint,
   }
 
 
@@ -222,6 +233,7 @@ def _read_metadata(folder: pathlib.Path) -> dict:
 
 def _load(folder: pathlib.Path, abstract_state, partial: bool):
   expected = _read_metadata(folder).get("checksums")
+  _check_paths(folder, abstract_state)
   with _user_errors(folder), _context(partial):
     loaded = ocp.load_checkpointables(
       folder.absolute(), {_ITEM: abstract_state}
@@ -238,6 +250,46 @@ def _load(folder: pathlib.Path, abstract_state, partial: bool):
         f"were saved; {_REMEDY}"
       )
   return loaded
+
+
+def _check_paths(folder: pathlib.Path, abstract_state) -> None:
+  """Say what a step lacks of what is asked for; Orbax does in many words."""
+  content = json.loads((folder / _ITEM / "_METADATA").read_text("utf-8"))
+  try:
+    stored = {
+      ".".join(str(key["key"]) for key in leaf["key_metadata"])
+      for leaf in content["tree_metadata"].values()
+    }
+  except (AttributeError, KeyError, TypeError) as error:
+    raise errors.UserError(
+      f"{folder / _ITEM / '_METADATA'} is damaged ({error!r}); {_REMEDY}"
+    ) from error
+  wanted, _ = jax.tree_util.tree_flatten_with_path(abstract_state)
+  names = [
+    jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in wanted
+  ]
+  missing = [name for name in names if name not in stored]
+  if not missing:
+    return
+  if all(name.startswith("opt_state.") for name in missing) and not any(
+    name.startswith("opt_state.") for name in stored
+  ):
+    raise errors.UserError(
+      f"{folder} has no optimiser state, as an erasure with --drop-optimizer "
+      "leaves it: it can be used and measured, but not trained on; use a step "
+      "that has it"
+    )
+  if any(".sinks." in name for name in missing) and not any(
+    ".sinks." in name for name in stored
+  ):
+    raise errors.UserError(
+      f"{folder} has no sinks, though its settings have some: it is of another "
+      f"model; {_REMEDY}"
+    )
+  raise errors.UserError(
+    f"{folder} lacks {errors.listing(missing)}: it is damaged or of another "
+    f"model; {_REMEDY}"
+  )
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -23,6 +23,7 @@ from nulls_jax import errors
 from nulls_jax.data import ledger, pipeline, prepare, tokenizer
 from nulls_jax.training import checkpoint, metrics, partitioning, state
 from nulls_jax.training import step as train_step
+from nulls_jax.unlearning import revocation
 
 # What a run that was killed while it was being created may have left.
 _OPENING_FILES = ("tokenizer.model", "ledger.sqlite", "config.json")
@@ -101,6 +102,9 @@ def train(
   run_dir = pathlib.Path(run_dir)
   prepared = prepare.Prepared.open(data_dir)
   config = resolve(config, prepared)
+  with ledger.Ledger.open(prepared.ledger_path) as sources:
+    # Without sinks their documents would teach the backbone.
+    _check_erased(sources.path, sources.erased())
   mesh = partitioning.make_mesh(config.mesh)
   partitioning.check_batch(
     config.training.batch_size, config.training.accumulation, mesh
@@ -120,27 +124,23 @@ def train(
       current = saves.restore(first_step, state.abstract(config, mesh))
     else:
       current = state.create(config, mesh)
-    custom_metadata = checkpoint.metadata(config, fingerprint)
     _run_steps(
-      config,
-      mesh,
-      prepared,
-      current,
-      first_step,
-      saves,
-      custom_metadata,
-      run_dir,
+      config, mesh, prepared, current, first_step, saves, fingerprint, run_dir
     )
   return {"step": num_steps, "resumed_from": first_step}
 
 
 def _run_steps(
-  config, mesh, prepared, current, first_step, saves, custom_metadata, run_dir
+  config, mesh, prepared, current, first_step, saves, fingerprint, run_dir
 ):
   training = config.training
   update = train_step.make(config, mesh)
+  # The dataset's ledger has the ids of the run's, see `_check_run`.
   with ledger.Ledger.open(prepared.ledger_path) as sources:
     routing_table = sources.routing_table(config.sinks)
+    custom_metadata = checkpoint.metadata(
+      config, fingerprint, sources.fingerprint()
+    )
   batches = pipeline.batches(
     prepared,
     routing_table,
@@ -250,6 +250,9 @@ def _open_run(run_dir, config, prepared, fingerprint):
 
 def _check_run(run_dir, config, prepared, fingerprint):
   """Refuse to take up a run with another config, tokenizer or ledger."""
+  path = run_dir / "ledger.sqlite"
+  with ledger.Ledger.open(path) as before:
+    _check_erased(path, before.erased())
   changed = run_config.differences(
     run_config.read(run_dir / "config.json"), config
   )
@@ -265,7 +268,7 @@ def _check_run(run_dir, config, prepared, fingerprint):
       "the dataset that the run was started with, or another --run"
     )
   with (
-    ledger.Ledger.open(run_dir / "ledger.sqlite") as before,
+    ledger.Ledger.open(path) as before,
     ledger.Ledger.open(prepared.ledger_path) as now,
   ):
     if not np.array_equal(before.ids(), now.ids()):
@@ -274,9 +277,21 @@ def _check_run(run_dir, config, prepared, fingerprint):
         f"{now.num_sources} of {prepared.directory}; give the dataset that "
         "the run was started with, or another --run"
       )
-    if not before.routing_table(config.sinks)[1:].any(axis=1).all():
-      raise errors.UserError(
-        f"{run_dir}: sources were erased from this run, and training would "
-        "teach it them again; prepare the documents with --exclude and give "
-        "another --run"
-      )
+  revocations = revocation.read(run_dir)
+  if revocations.suspended:
+    raise errors.UserError(
+      f"{run_dir}: {len(revocations.suspended)} sources are suspended in this "
+      f"run (revocation list version {revocations.version}), and training "
+      "would teach it them again; restore them with `nulls restore`, or "
+      "prepare the documents with --exclude and give another --run"
+    )
+
+
+def _check_erased(ledger_path, erased):
+  """Refuse to teach sources again that were erased."""
+  if erased:
+    raise errors.UserError(
+      f"{ledger_path.parent}: {len(erased)} sources were erased here, and "
+      "training would teach them again; prepare the documents with --exclude "
+      "and give another --run (`nulls repair` mends what an erasure cost)"
+    )

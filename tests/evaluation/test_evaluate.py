@@ -1,12 +1,14 @@
 """Evaluations of real, tiny runs: who is asked in which mode, and what."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from nulls_jax import errors
 from nulls_jax.evaluation import evaluate, questions
+from nulls_jax.unlearning import revocation
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +179,59 @@ def test_sources_that_this_run_never_saw_have_no_sinks(files, tmp_path):
   )
   assert found["forget"]["status"] == "unknown"
   assert modes(found, "documents", "forget") == {"off"}
+
+
+@pytest.fixture(scope="module")
+def suspended(files, tmp_path_factory):
+  """Results of the trained run with the sources to forget suspended."""
+  root = tmp_path_factory.mktemp("suspended")
+  shutil.copytree(files.runs["trained"], root / "run")
+  more = json.loads(files.documents.read_text().splitlines()[0])["source"]
+  revocation.suspend(root / "run", [*files.forget, more])
+  return evaluate.evaluate(
+    root / "run",
+    root / "results.json",
+    documents=files.documents,
+    held_out=files.held_out,
+    probes=files.probes,
+    forget=files.forget,
+    sample=questions.Sample(retained=5, truth_ratios=2, examples=1),
+  )
+
+
+def test_suspended_sources_are_asked_without_their_sinks(
+  suspended, results, files
+):
+  assert suspended["forget"]["status"] == "suspended"
+  for part in ("documents", "probes"):
+    assert modes(suspended, part, "forget") == {"off", "nearest"}
+    assert modes(suspended, part, "retained") == {"on", "off"}
+  (example,) = suspended["examples"]
+  assert set(example["completions"]) == {"off", "nearest"}
+  # Those that are not named are nobody's: one fewer than of the trained run.
+  assert suspended["num_sources"]["retained"] == 20
+  neighbours = {one["neighbour"] for one in suspended["neighbours"]}
+  retained = group(suspended, "documents", population="retained", mode="on")
+  assert neighbours <= set(retained["items"]["source"])
+  assert not neighbours & set(files.forget)
+  before, after = (
+    group(one, "documents", population="forget", mode="off")
+    for one in (results["trained"], suspended)
+  )
+  assert before == after
+
+
+def test_the_results_say_what_was_suspended(suspended, results):
+  found = suspended["revocations"]
+  assert (found["version"], found["num_suspended"]) == (1, 4)
+  assert len(found["head"]) == 64
+  assert evaluate.suspended_line(suspended) == (
+    "4 suspended sources (revocation list version 1) were asked through the "
+    "backbone alone, if at all"
+  )
+  nothing = {"version": 0, "head": None, "num_suspended": 0}
+  assert results["erased"]["revocations"] == nothing
+  assert evaluate.suspended_line(results["erased"]) is None
 
 
 def test_nothing_to_score(files, tmp_path):

@@ -1,5 +1,6 @@
 """A run loaded for use: its parameters, its routing, what it refuses."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -14,7 +15,7 @@ from nulls_jax.data import ledger
 from nulls_jax.inference import restore
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint
-from nulls_jax.unlearning import erase
+from nulls_jax.unlearning import erase, revocation
 
 
 def test_loads_the_newest_step_or_the_named_one(tiny_run):
@@ -43,7 +44,9 @@ def test_routes_are_the_words_of_the_ledger(kind, tiny_run):
   if kind == "dedicated":
     sinks = assignment.SinkConfig(kind=kind, num_sources=40)
     config = run_config.RunConfig(sinks=sinks)
-    run = restore.Restored(run.directory, 1, config, {}, run.tokenizer)
+    run = restore.Restored(
+      run.directory, 1, config, {}, run.tokenizer, run.watch
+    )
   first, last = tiny_run.keys[0], tiny_run.keys[-1]
   words = run.routes([last, None, first, last])
   assert words.dtype == np.uint32
@@ -132,13 +135,183 @@ def test_values_that_were_not_saved_are_refused(tiny_run, tmp_path):
 
 
 def test_the_ledger_must_be_there(tiny_run, tmp_path):
+  """Without it nobody knows what was erased: nothing is loaded."""
   shutil.copytree(tiny_run.path, tmp_path / "run")
-  (tmp_path / "run" / "ledger.sqlite").write_bytes(b"nothing")
   run = restore.restore(tmp_path / "run")
-  with pytest.raises(errors.UserError, match=r"ledger\.sqlite is no ledger"):
-    run.routes([tiny_run.keys[0]])
-  (tmp_path / "run" / "ledger.sqlite").unlink()
-  with pytest.raises(errors.UserError, match=r"ledger\.sqlite does not exist"):
-    run.routes([tiny_run.keys[0]])
-  with ledger.Ledger.open(tiny_run.path / "ledger.sqlite") as sources:
-    assert sources.num_sources == 40
+  (tmp_path / "run" / "ledger.sqlite").write_bytes(b"nothing")
+  (words,) = restore.restore(tiny_run.path).routes(tiny_run.keys[:1])
+  for content, expected in (
+    (b"nothing", r"ledger\.sqlite is no ledger"),
+    (None, r"ledger\.sqlite does not exist"),
+  ):
+    if content is None:
+      (tmp_path / "run" / "ledger.sqlite").unlink()
+    for attempt in (
+      lambda: restore.restore(tmp_path / "run"),
+      lambda: run.routes([tiny_run.keys[0]]),
+      lambda: run.admit(words),
+    ):
+      with pytest.raises(errors.UserError, match=expected):
+        attempt()
+  assert not run.routes([None]).any()
+
+
+def test_another_runs_ledger_is_refused(tiny_run, own):
+  path = own.directory / "ledger.sqlite"
+  path.unlink()
+  with ledger.Ledger.create(path) as book:
+    book.add_documents((key, 1, {}) for key in tiny_run.keys[::-1])
+  with pytest.raises(
+    errors.UserError, match=r"sqlite: not the ledger of .*120"
+  ):
+    restore.restore(own.directory)
+
+
+# -- Suspended and erased sources
+
+
+@pytest.fixture
+def own(tiny_run, tmp_path):
+  """The tiny run in a directory of its own, loaded."""
+  path = tmp_path / "run"
+  shutil.copytree(
+    tiny_run.path, path, ignore=shutil.ignore_patterns("40", "80", "100")
+  )
+  run = restore.restore(tiny_run.path)
+  return dataclasses.replace(run, directory=path, watch=revocation.Watch(path))
+
+
+def _dedicated(run):
+  """The run as if its sinks were dedicated, its parameters all ones."""
+  sinks = assignment.SinkConfig(
+    kind="dedicated", sinks_per_source=2, strata=2, num_sources=40
+  )
+  config = dataclasses.replace(run.config, sinks=sinks)
+  table = np.ones((1, 2, 40, 48), np.float32)
+  params = {"layers": {"sinks": {"table": table}}}
+  return dataclasses.replace(run, config=config, params=params)
+
+
+@pytest.mark.parametrize("kind", ["hashed", "dedicated"])
+def test_a_loaded_run_obeys_the_list_from_the_next_call(kind, own, tiny_run):
+  run = own if kind == "hashed" else _dedicated(own)
+  first, second, third = tiny_run.keys[:3]
+  words = run.routes([first, None, second])
+  np.testing.assert_array_equal(run.admit(words), words)
+  revocation.suspend(run.directory, [first, third])
+  assert run.revocations.version == 1
+  expected = r"2 suspended \(revocation list version 1\): '.+', '.+'; use the"
+  with pytest.raises(errors.UserError, match=expected):
+    run.routes([first, second, third, None])
+  with pytest.raises(errors.UserError, match=rf"1 suspended .* {first!r}; use"):
+    run.admit(words)
+  np.testing.assert_array_equal(run.admit(words[1:]), words[1:])
+  np.testing.assert_array_equal(run.routes([second, None]), words[[2, 1]])
+  revocation.restore(run.directory, [first])
+  np.testing.assert_array_equal(run.routes([first, None, second]), words)
+  np.testing.assert_array_equal(run.admit(words), words)
+
+
+def test_a_load_obeys_the_list_or_fails(own, tiny_run):
+  revocation.suspend(own.directory, tiny_run.keys[:1])
+  run = restore.restore(own.directory)
+  assert run.revocations == revocation.read(own.directory)
+  with pytest.raises(errors.UserError, match="1 suspended"):
+    run.routes(tiny_run.keys[:1])
+  path = own.directory / revocation.FILE
+  path.write_bytes(path.read_bytes().replace(b"suspend", b"restore"))
+  for attempt in (
+    lambda: restore.restore(own.directory),
+    lambda: run.routes([tiny_run.keys[1]]),
+    lambda: run.revocations,
+  ):
+    with pytest.raises(errors.UserError, match=r"line 1 was edited .*; a list"):
+      attempt()
+
+
+@pytest.mark.parametrize("kind", ["hashed", "dedicated"])
+def test_erased_and_suspended_are_named_in_one_line(kind, own, tiny_run):
+  run = own if kind == "hashed" else _dedicated(own)
+  words = run.routes(tiny_run.keys[:4])
+  path = run.directory / "ledger.sqlite"
+  with ledger.Ledger.open(path, read_only=False) as book:
+    book.erase(tiny_run.keys[:2])
+  revocation.suspend(run.directory, [tiny_run.keys[2]])
+  ids = "|".join(
+    f"{assignment.source_id(key):016x}" for key in tiny_run.keys[:2]
+  )
+  for attempt, name in (
+    (lambda: run.routes(tiny_run.keys[:4]), "'.+'"),
+    (lambda: run.admit(words), f"({ids})"),
+  ):
+    expected = (
+      rf"2 already erased: {name}, {name}; 1 suspended .*version 1\): '.+'; use"
+    )
+    with pytest.raises(errors.UserError, match=expected):
+      attempt()
+
+
+STRANGE = {
+  "hashed": ([[1, 2]], [[0, 1]]),
+  # (1, n) would reach the rows of source n, (0, 41) those of the last.
+  "dedicated": ([[1, 1]], [[1, 0]], [[0, 41]], [[2**32 - 1, 2**32 - 1]]),
+}
+
+
+@pytest.mark.parametrize("kind", ["hashed", "dedicated"])
+def test_words_of_no_source_are_refused(kind, own):
+  run = own if kind == "hashed" else _dedicated(own)
+  for words in STRANGE[kind]:
+    with pytest.raises(errors.UserError, match=r"words of no source in .*: \("):
+      run.admit(np.array(words, np.uint32))
+  for words in (
+    np.zeros((2, 2), np.float32),
+    np.zeros(3, np.uint32),
+    np.array([[0, -1]]),
+    # These would be cut to the words of source 1.
+    np.array([[2**32, 2**32 + 1]]),
+  ):
+    with pytest.raises(
+      errors.UserError, match="are no routing words; expected"
+    ):
+      run.admit(words)
+
+
+def test_admitted_words_are_a_copy(own, tiny_run):
+  """What is checked is what is used."""
+  expected = own.routes([tiny_run.keys[0]])
+  for dtype in (np.uint32, np.int64):
+    words = expected.astype(dtype)
+    admitted = own.admit(words)
+    words[:] = 7
+    assert admitted.dtype == np.uint32
+    np.testing.assert_array_equal(admitted, expected)
+  assert own.admit(np.zeros((0, 2), np.uint32)).shape == (0, 2)
+  assert not own.admit(np.zeros((3, 1, 2), np.int64)).any()
+
+
+@pytest.mark.parametrize("kind", ["hashed", "dedicated"])
+def test_only_rows_of_zeros_are_shown_to_be_erased(kind, own, tiny_run):
+  run = own if kind == "hashed" else _dedicated(own)
+  words = run.routes(tiny_run.keys[:3])
+  with pytest.raises(errors.UserError, match=r": '.+' not erased; only erased"):
+    run.with_zeroed(words[:1])
+  path = run.directory / "ledger.sqlite"
+  with ledger.Ledger.open(path, read_only=False) as book:
+    book.erase(tiny_run.keys[:2])
+  with pytest.raises(
+    errors.UserError, match="ledger calls erased are not zero"
+  ):
+    run.with_zeroed(words[:2])
+  table = np.array(run.params["layers"]["sinks"]["table"])
+  for layer in range(len(table)):
+    for stratum in range(2):
+      rows = assignment.rows(run.config.sinks, words[:2], layer)[:, stratum]
+      table[layer, stratum, rows] = 0
+  layers = {**run.params["layers"], "sinks": {"table": table}}
+  run = dataclasses.replace(run, params={**run.params, "layers": layers})
+  shown = run.with_zeroed(words[:1])
+  np.testing.assert_array_equal(shown.admit(words[:1]), words[:1])
+  for one, part in ((shown, words[:2]), (run, words[:1])):
+    with pytest.raises(errors.UserError, match="1 already erased: "):
+      one.admit(part)

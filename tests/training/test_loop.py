@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import random
@@ -24,6 +25,7 @@ from nulls_jax import config as run_config
 from nulls_jax.data import prepare
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint, loop, metrics, partitioning, state
+from nulls_jax.unlearning import erase, revocation
 
 PROGRESS = re.compile(
   r"step \d+/120  loss \d\.\d{3}(  [\d,]+ tokens/s  [\d,]+ s left)?"
@@ -470,6 +472,9 @@ def test_a_step_says_what_it_is(tiny_run):
   assert found == checkpoint.read_metadata(tiny_run.path, 100)
   config = run_config.read(tiny_run.path / "config.json")
   manifest = prepare.Prepared.open(tiny_run.data).manifest
+  ids = [assignment.source_id(key) for key in tiny_run.keys]
+  content = np.array([0, *ids], "<u8").tobytes()
+  fingerprint = hashlib.sha256(content).hexdigest()
   assert found.pop("checksums") == {
     name: int(np.atleast_1d(leaf).view(np.uint32).sum(dtype=np.uint64) % 2**32)
     for name, leaf in load_state(tiny_run.path, 100).items()
@@ -482,6 +487,7 @@ def test_a_step_says_what_it_is(tiny_run):
       "version": assignment.VERSION,
     },
     "tokenizer_fingerprint": manifest["tokenizer_fingerprint"],
+    "ledger_fingerprint": fingerprint,
   }
   assert found["config"]["model"]["vocab_size"] == manifest["vocab_size"]
   assert found["config"]["training"]["num_steps"] == tiny_run.num_steps
@@ -522,16 +528,92 @@ def test_another_dataset_is_refused(tiny_run, tmp_path, capsys):
 def test_training_does_not_bring_back_what_was_erased(
   tiny_run, tmp_path, capsys
 ):
-  run_dir = tmp_path / "erased"
-  step = tiny_run.path / "checkpoints" / "80"
-  erase = ["erase", "--checkpoint", str(step), "--out", str(run_dir)]
-  assert cli.main([*erase, "--source", tiny_run.keys[0]]) == 0
-  capsys.readouterr()
+  run_dir, data = tmp_path / "erased", tmp_path / "data"
+  erase.erase(tiny_run.path, run_dir, tiny_run.keys[:1])
+  shutil.copytree(tiny_run.data, data)
+  shutil.copyfile(run_dir / "ledger.sqlite", data / "ledger.sqlite")
+  before = on_disk(run_dir)
+  manifest = json.loads((data / "manifest.json").read_text())
+  manifest["files"]["ledger.sqlite"] = (data / "ledger.sqlite").stat().st_size
+  (data / "manifest.json").write_text(json.dumps(manifest))
+  other = dataclasses.replace(tiny_run, data=data)
+  # An erased run with the dataset of before, whatever else is asked for; and
+  # a new run, whose documents of the erased source would go to the backbone.
+  for run, path, place, flags in (
+    (tiny_run, run_dir, run_dir, ()),
+    (tiny_run, run_dir, run_dir, ("--training.seed=3",)),
+    (other, tmp_path / "new", data, ()),
+  ):
+    assert train(run, path, *flags) == 2
+    line = the_line(capsys.readouterr().err)
+    assert f"{place}: 1 sources were erased here, and training would" in line
+    assert "prepare the documents with --exclude and give another --run" in line
+  assert on_disk(run_dir) == before
+  assert not (tmp_path / "new").exists()
+
+
+def test_training_does_not_go_on_teaching_what_is_suspended(
+  tiny_run, tmp_path, capsys
+):
+  run_dir = copy_run(tiny_run, tmp_path / "run", until=100)
+  revocation.suspend(run_dir, tiny_run.keys[:2])
+  before = {path: path.read_bytes() for path in files(run_dir)}
   assert train(tiny_run, run_dir) == 2
   line = the_line(capsys.readouterr().err)
-  assert f"{run_dir}: sources were erased from this run, and training" in line
-  assert "prepare the documents with --exclude" in line
-  assert on_disk(run_dir) == {"80"}
+  assert f"{run_dir}: 2 sources are suspended in this run (revocation" in line
+  assert "list version 1), and training would teach it them again; res" in line
+  assert {path: path.read_bytes() for path in files(run_dir)} == before
+  path = run_dir / revocation.FILE
+  path.write_bytes(path.read_bytes()[:-1])
+  assert train(tiny_run, run_dir) == 2
+  assert "line 1 is cut off; a list that" in the_line(capsys.readouterr().err)
+  path.write_bytes(before[path])
+  revocation.restore(run_dir, tiny_run.keys[:2])
+  assert train(tiny_run, run_dir) == 0
+  assert_same_state(run_dir, tiny_run.path)
+
+
+LACKING = {
+  "opt_state": r"/1 has no optimiser state, as an erasure with --drop-optimi",
+  "sinks": r"/1 has no sinks, though its settings have some: it is of another",
+  "norm": r"/1 lacks params\.norm\.scale: it is damaged or of another model",
+}
+
+
+@pytest.mark.parametrize("part", LACKING)
+def test_a_step_that_lacks_something_is_refused_in_one_line(part, tmp_path):
+  leaf = jax.device_put(np.ones(3, np.float32))
+  whole = {
+    "params": {"layers": {"sinks": {"table": leaf}}, "norm": {"scale": leaf}},
+    "opt_state": {"0": {"mu": {"norm": {"scale": leaf}}}},
+  }
+  stored = jax.tree.map(lambda leaf: leaf, whole)
+  if part == "opt_state":
+    del stored["opt_state"]
+  elif part == "sinks":
+    del stored["params"]["layers"]
+  else:
+    del stored["params"]["norm"]
+  abstract = jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=leaf.sharding
+    ),
+    whole,
+  )
+  config = run_config.CheckpointConfig(every_steps=1)
+  with checkpoint.Checkpoints(tmp_path, config, last_step=1) as saves:
+    assert saves.save(1, stored, {"format": 1})
+  with (
+    pytest.raises(errors.UserError, match=LACKING[part]),
+    checkpoint.Checkpoints(tmp_path, config, last_step=1) as saves,
+  ):
+    saves.restore(1, abstract)
+  if part == "opt_state":
+    found = checkpoint.load_params(tmp_path, 1, abstract["params"])
+    np.testing.assert_array_equal(found["norm"]["scale"], leaf)
+  else:
+    with pytest.raises(errors.UserError, match=LACKING[part]):
+      checkpoint.load_params(tmp_path, 1, abstract["params"])
 
 
 def test_goes_on_where_it_was_killed_while_it_was_created(
