@@ -19,8 +19,10 @@ from nulls_jax import errors
 
 VERSION = 1
 
-_NUM_ROUNDS = 4
-_GOLDEN = np.uint32(0x9E3779B9)
+# Of version 1: rounds of the bijection, and the constants of the key words.
+NUM_ROUNDS = 4
+GOLDEN = np.uint32(0x9E3779B9)
+MULTIPLIERS = (np.uint32(0x7FEB352D), np.uint32(0x846CA68B))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,21 +159,21 @@ def routing_words(
 def _mix(x):
   """A 32-bit finaliser: every input bit moves every output bit."""
   x = x ^ (x >> np.uint32(16))
-  x = x * np.uint32(0x7FEB352D)
+  x = x * MULTIPLIERS[0]
   x = x ^ (x >> np.uint32(15))
-  x = x * np.uint32(0x846CA68B)
+  x = x * MULTIPLIERS[1]
   return x ^ (x >> np.uint32(16))
 
 
 def _absorb(state, word):
-  return _mix((state ^ word) + _GOLDEN)
+  return _mix((state ^ word) + GOLDEN)
 
 
 def _permute(x, key, bits: int):
   """Apply the keyed bijection of `[0, 2 ** bits)` to `x` (uint32)."""
   low = np.uint32(2**bits - 1)
   shift = np.uint32(max(1, bits // 2))
-  for round_number in range(_NUM_ROUNDS):
+  for round_number in range(NUM_ROUNDS):
     add = _absorb(key, np.uint32(2 * round_number))
     multiply = _absorb(key, np.uint32(2 * round_number + 1))
     x = (x + add) & low
