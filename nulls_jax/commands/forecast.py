@@ -42,8 +42,9 @@ class Forecast(arguments.SourceFlags):
     from nulls_jax.unlearning import forecast, forecast_page
 
     named = self.source or self.sources_file is not None
-    keys = self.keys() if named or self.erasures is None else []
     run_dir, pool = self._pool()
+    needed = named or self.erasures is None
+    keys = self.keys(run_dir) if needed else []
     if self.out is not None:
       forecast_page.check_output(self.out, run_dir)
     done = forecast.forecast(

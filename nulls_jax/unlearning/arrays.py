@@ -14,7 +14,7 @@ import itertools
 import json
 import math
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import tensorstore as ts
@@ -25,7 +25,7 @@ from nulls_jax.unlearning import storage
 TREE_FILE = "_METADATA"
 
 # Decoded bytes of one batch: what is read, and written in one transaction.
-BATCH_BYTES = 32 * 2**20
+BATCH_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -288,6 +288,21 @@ def as_bytes(values: np.ndarray) -> np.ndarray:
   return values.view(np.uint8)
 
 
+def same_bits(one: np.ndarray, other: np.ndarray) -> bool:
+  """Say whether arrays of one type and shape are equal bit for bit.
+
+  NaN equals itself here, and -0 is not 0.
+  """
+  words = [as_words(values) for values in (one, other)]
+  return bool(np.array_equal(*words))
+
+
+def as_words(values: np.ndarray) -> np.ndarray:
+  """View an array's elements as unsigned integers, flat."""
+  word = f"u{values.dtype.itemsize}"
+  return np.ascontiguousarray(values).reshape(-1).view(word)
+
+
 class Digest:
   """SHA-256 of an array's contents, whatever chunks it is stored in.
 
@@ -299,12 +314,14 @@ class Digest:
   Attributes:
     checksum: sum modulo 2**32 of the elements' bits as unsigned integers, of
       the chunks so far; checkpoints state it of their arrays.
+    on_rows: called with each complete range along the first axis and the
+      SHA-256 of its rows, `uint8 [range, ..., 32]`, which it may overwrite.
   """
 
   def __init__(self, array: Array):
     self.checksum = 0
-    header = f"nulls_jax array 1\n{array.data_type}\n{list(array.shape)}\n"
-    self._total = hashlib.sha256(header.encode())
+    self.on_rows: Callable[[slice, np.ndarray], None] | None = None
+    self._total = _header(array)
     padding = (1,) * max(0, 2 - len(array.shape))
     self._shape = padding + array.shape
     self._grid = padding + array.grid
@@ -328,12 +345,13 @@ class Digest:
     lines = memoryview(elements)
     num_rows = math.prod(part.stop - part.start for part in domain[:-1])
     width = len(lines) // num_rows
-    pieces = (lines[i * width : (i + 1) * width] for i in range(num_rows))
+    starts = range(0, len(lines), width)
     if index[-1] == 0:
-      self._rows = [hashlib.sha256(piece) for piece in pieces]
+      sha256 = hashlib.sha256
+      self._rows = [sha256(lines[i : i + width]) for i in starts]
     else:
-      for row, piece in zip(self._rows, pieces, strict=True):
-        row.update(piece)
+      for row, i in zip(self._rows, starts, strict=True):
+        row.update(lines[i : i + width])
     if index[-1] == self._grid[-1] - 1:
       place = (slice(0, domain[0].stop - first), *domain[1:-1])
       hashes = b"".join(row.digest() for row in self._rows)
@@ -344,6 +362,8 @@ class Digest:
       i == size - 1 for i, size in zip(index[1:], self._grid[1:], strict=True)
     ):
       self._total.update(self._slab)
+      if self.on_rows is not None:
+        self.on_rows(domain[0], self._slab)
       self._slab = None
     self._remaining -= 1
 
@@ -352,3 +372,55 @@ class Digest:
     if self._remaining:
       raise RuntimeError(f"{self._remaining} chunks were not digested")
     return self._total.hexdigest()
+
+
+class DigestWithoutRows:
+  """What the `Digest` of an array will be once some of its rows are zero.
+
+  Follows the digest of the array as it is, so that no row is hashed twice.
+
+  Attributes:
+    checksum: as that of `Digest`, once `remove` was told all that goes.
+  """
+
+  def __init__(self, array: Array, digest: Digest, places: Callable):
+    """Follow a digest that has seen nothing yet.
+
+    Args:
+      array: of four axes.
+      digest: of the array as it is.
+      places: as `plan.Rows.inside`.
+    """
+    self._digest = digest
+    self._places = places
+    self._shape = array.shape
+    self._removed = 0
+    self._total = _header(array)
+    width = array.shape[-1] * ts.dtype(array.data_type).numpy_dtype.itemsize
+    zeros = hashlib.sha256(bytes(width)).digest()
+    self._zeros = np.frombuffer(zeros, np.uint8)
+    digest.on_rows = self._take
+
+  @property
+  def checksum(self) -> int:
+    return (self._digest.checksum - self._removed) % 2**32
+
+  def remove(self, elements: np.ndarray) -> None:
+    """Take elements that become zero."""
+    self._removed += int(as_words(elements).sum(dtype=np.uint64))
+
+  def _take(self, layers: slice, hashes: np.ndarray) -> None:
+    whole = (layers, *(slice(0, size) for size in self._shape[1:]))
+    for layer, stratum, numbers in self._places(whole):
+      hashes[layer, stratum, numbers] = self._zeros
+    self._total.update(hashes)
+
+  def hexdigest(self) -> str:
+    """Return the digest once the array's was complete (else RuntimeError)."""
+    self._digest.hexdigest()
+    return self._total.hexdigest()
+
+
+def _header(array: Array):
+  header = f"nulls_jax array 1\n{array.data_type}\n{list(array.shape)}\n"
+  return hashlib.sha256(header.encode())

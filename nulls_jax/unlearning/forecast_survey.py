@@ -174,8 +174,8 @@ class Survey:
 
   def count(
     self,
-    threads: int | None,
-    progress: forecast_count.Progress | None,
+    threads: int | None = None,
+    progress: forecast_count.Progress | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Return the survivors' lost blocks before and after the request."""
     config = self.pool.config

@@ -1,11 +1,12 @@
 """What an erasure will edit, and the refusal of what is not accounted for.
 
 Owns the layout of a run directory and of a checkpoint step as redaction
-sees it, the reading of the assignment in a checkpoint, which arrays are sink
-tables, and which of their rows belong to sources. Writes nothing.
+sees it, the reading of what a step says about itself (assignment, ledger),
+and which rows of its tables belong to sources. Writes nothing. `moments`
+says which arrays have such rows.
 
-Invariant: a checkpoint passes only if every file and every array in it is
-either known to hold no sinks or among the tables that are edited.
+Invariant: a step passes only if every file in it is known, and only with the
+ledger of the run that it is from.
 """
 
 import dataclasses
@@ -21,9 +22,6 @@ from nulls_jax.unlearning import arrays as arrays_lib
 from nulls_jax.unlearning import storage
 
 CHECKPOINT_FORMAT = 1
-
-# Every leaf that ends so is a sink table: parameters, moments, averages.
-SINK_PATH = ("layers", "sinks", "table")
 
 # A run directory.
 CONFIG_FILE = "config.json"
@@ -45,7 +43,27 @@ _REMEDY = "use another step or a backup of the checkpoint"
 
 
 def find_step(run_dir: pathlib.Path, step: int | None) -> pathlib.Path:
-  """Return the directory of the step; checks that this is a run."""
+  """Return the directory of one step, the newest by default.
+
+  Raises:
+    UserError: this is no run directory, or it has no such step.
+  """
+  steps = find_steps(run_dir)
+  found = [path for path in steps if step in (None, int(path.name))]
+  if not found:
+    raise errors.UserError(
+      f"{run_dir / CHECKPOINTS} has no step {step}; it has "
+      f"{errors.listing(path.name for path in steps)}"
+    )
+  return found[-1]
+
+
+def find_steps(run_dir: pathlib.Path) -> list[pathlib.Path]:
+  """Return the directories of all kept steps, ascending.
+
+  Raises:
+    UserError: this is no run directory, or it has no checkpoint.
+  """
   if not run_dir.is_dir():
     raise errors.UserError(f"{run_dir} does not exist; give a run directory")
   needed = (CONFIG_FILE, TOKENIZER_FILE, LEDGER_FILE, CHECKPOINTS)
@@ -56,22 +74,16 @@ def find_step(run_dir: pathlib.Path, step: int | None) -> pathlib.Path:
       "give the directory that training wrote"
     )
   root = run_dir / CHECKPOINTS
-  steps = sorted(
-    (int(path.name), path)
+  steps = [
+    path
     for path in root.iterdir()
     if path.name.isascii() and path.name.isdigit() and path.is_dir()
-  )
+  ]
   if not steps:
     raise errors.UserError(
       f"{root} holds no checkpoint; let training save one first"
     )
-  found = [path for number, path in steps if step in (None, number)]
-  if not found:
-    raise errors.UserError(
-      f"{root} has no step {step}; it has "
-      f"{errors.listing(number for number, _ in steps)}"
-    )
-  return found[-1]
+  return sorted(steps, key=lambda path: int(path.name))
 
 
 def read_assignment(path: pathlib.Path) -> assignment.SinkConfig:
@@ -84,7 +96,7 @@ def read_assignment(path: pathlib.Path) -> assignment.SinkConfig:
     UserError: there are none, none that this release knows, or the model is
       dense.
   """
-  fields = _read_custom_metadata(path).get("assignment")
+  fields = read_custom_metadata(path).get("assignment")
   fields = dict(fields) if isinstance(fields, dict) else {}
   found = fields.pop("version", None)
   known = {field.name for field in dataclasses.fields(assignment.SinkConfig)}
@@ -117,7 +129,35 @@ def read_assignment(path: pathlib.Path) -> assignment.SinkConfig:
     raise errors.UserError(f"{path}: assignment: {error}; {_REMEDY}") from error
 
 
-def _read_custom_metadata(path: pathlib.Path) -> dict:
+def check_ledger(path: pathlib.Path, ledger: ledger_lib.Ledger) -> str:
+  """Refuse a ledger of another run than the step's; return its fingerprint.
+
+  Args:
+    path: the step's metadata, `_CHECKPOINT_METADATA`.
+    ledger: the open ledger.
+
+  Raises:
+    UserError: its sources are not those that the checkpoint was trained with,
+      or the checkpoint does not say which those were.
+  """
+  expected = read_custom_metadata(path).get("ledger_fingerprint")
+  if expected is None:
+    raise errors.UserError(
+      f"{path} has no ledger_fingerprint, so nothing shows that the ledger is "
+      "this checkpoint's; train again with this release"
+    )
+  found = ledger.fingerprint()
+  if found != expected:
+    raise errors.UserError(
+      f"{ledger.path} is the ledger of another run (fingerprint "
+      f"{found[:12]}, the checkpoint's is {str(expected)[:12]}): its sources "
+      "own other rows; put the run's own ledger back"
+    )
+  return found
+
+
+def read_custom_metadata(path: pathlib.Path) -> dict:
+  """Return what a step says about itself; raises `UserError`."""
   try:
     custom = json.loads(path.read_text(encoding="utf-8"))["custom_metadata"]
   except FileNotFoundError as error:
@@ -160,54 +200,6 @@ def check_files(step_dir: pathlib.Path) -> None:
       f"{step_dir}: unaccounted for: {errors.listing(names)}; it could hold "
       "what is to be erased: remove it, or use the release that wrote it"
     )
-
-
-def sink_tables(
-  item: pathlib.Path,
-  arrays: list[arrays_lib.Array],
-  config: assignment.SinkConfig,
-) -> list[arrays_lib.Array]:
-  """Return the arrays to edit, the parameters first.
-
-  Raises:
-    UserError: there is no table, a table does not fit the assignment, or an
-      array may hold sinks under a path that is not known.
-  """
-  size = len(SINK_PATH)
-  tables = [array for array in arrays if array.path[-size:] == SINK_PATH]
-  tables.sort(key=lambda array: (array.path[0] != "params", array.name))
-  if not tables or tables[0].path != ("params", *SINK_PATH):
-    raise errors.UserError(
-      f"{item}: no array params.{'.'.join(SINK_PATH)}, though the "
-      f"assignment is {config.kind}; use the release that wrote the checkpoint"
-    )
-  shape = tables[0].shape
-  expected = (config.strata, config.rows_per_stratum)
-  wrong = [array for array in tables if array.shape != shape]
-  if len(shape) != 4 or shape[1:3] != expected or shape[3] % 3:
-    wrong.insert(0, tables[0])
-  if wrong:
-    found = errors.listing(f"{array.name} {array.shape}" for array in wrong)
-    raise errors.UserError(
-      f"{item}: {found} does not fit the assignment ({config}); expected "
-      f"(layers, {expected[0]}, {expected[1]}, 3 * d_model), the same in "
-      "parameters and moments"
-    )
-  # A scalar, such as the count of an optimiser's group, holds no row.
-  unknown = [
-    array
-    for array in arrays
-    if array not in tables
-    and array.shape
-    and (any("sinks" in part for part in array.path) or array.shape == shape)
-  ]
-  if unknown:
-    found = errors.listing(f"{array.name} {array.shape}" for array in unknown)
-    raise errors.UserError(
-      f"{item}: may hold sinks, but are not known: {found}; use the release "
-      "that wrote the checkpoint, or save it without them"
-    )
-  return tables
 
 
 class Rows:

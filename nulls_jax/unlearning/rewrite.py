@@ -1,26 +1,34 @@
 """The copy of an item's arrays without some rows of its sink tables.
 
 Owns the edit of the arrays: stored values go over as they are, only chunks
-with a named row are decoded, zeroed and encoded anew; and the check that
-reads the copy back. Knows nothing of sources.
+with a named row are encoded anew; the digests of every array before and
+after; and the check that reads the copy back. Knows nothing of sources.
 
 Invariant: a value that holds a named row is never written, not even for a
 moment: the copy's database has no version and no byte with it.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from nulls_jax import errors
 from nulls_jax.unlearning import arrays as arrays_lib
-from nulls_jax.unlearning import plan, storage
+from nulls_jax.unlearning import memory, moments, plan, storage
 
 # Called with "copy" or "check", the stored values done, and all.
 Progress = Callable[[str, int, int], None]
+
+After = arrays_lib.Digest | arrays_lib.DigestWithoutRows
+# Batches after which freed memory goes back to the system.
+_BATCHES_A_TRIM = 8
+
+Batch = list[tuple[arrays_lib.Array, arrays_lib.Chunk | None]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,164 +36,251 @@ class Edit:
   """What to do.
 
   Attributes:
-    arrays: all arrays of the item.
-    tables: those among them whose rows become zero.
-    rows: which rows.
+    arrays: the arrays of the item that the copy has.
+    sinks: those among them that are edited.
+    rows: which rows become zero.
+    dropped: the arrays of the item that the copy does not have.
   """
 
   arrays: list[arrays_lib.Array]
-  tables: list[arrays_lib.Array]
+  sinks: moments.SinkArrays
   rows: plan.Rows
+  dropped: list[arrays_lib.Array] = dataclasses.field(default_factory=list)
 
   @property
   def num_values(self) -> int:
-    """Stored values of the item: one a chunk and one an array."""
+    """Stored values of the copy: one a chunk and one an array."""
     return sum(1 + array.num_chunks for array in self.arrays)
 
-  def rows_inside(self, array, chunk) -> list[tuple[int, int, np.ndarray]]:
-    """Return the rows to zero in a chunk, as `plan.Rows.inside` does."""
-    if chunk is None or array not in self.tables:
-      return []
-    return self.rows.inside(chunk.domain)
+  @functools.cached_property
+  def names_with_rows(self) -> frozenset[str]:
+    return frozenset(array.name for array in self.sinks.with_rows)
+
+  @functools.cached_property
+  def edited_names(self) -> frozenset[str]:
+    """Names of all arrays that are edited."""
+    return frozenset(array.name for array in self.sinks.edited)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+  """What a copy must hold.
+
+  Attributes:
+    digests: of every array before and after, by name; one and the same where
+      the array is not edited, and no "after" where it was dropped.
+    values: SHA-256 of every stored value by its key.
+    num_rewritten: values that were encoded anew.
+  """
+
+  digests: dict[str, tuple[arrays_lib.Digest, After | None]]
+  values: dict[str, bytes]
+  num_rewritten: int
 
 
 def write(
   edit: Edit, source: storage.Database, directory, progress: Progress
-) -> int:
+) -> Written:
   """Write the edited copy of `source` as a new database in `directory`.
 
-  Returns:
-    The number of values that were encoded anew.
+  Raises:
+    UserError: a value of the source cannot be read or decoded.
+    MachineError: the copy cannot be written, or an encoded chunk decodes to
+      other elements.
   """
+  editor = _Editor(edit, source)
   target = storage.Database.create(directory)
-  done, num_rewritten = 0, 0
-  for batch in arrays_lib.batches(edit.arrays):
-    keys = [_key(array, chunk) for array, chunk in batch]
-    values = source.read(keys)
-    for position, (array, chunk) in enumerate(batch):
-      rows = edit.rows_inside(array, chunk)
-      if rows:
-        # Taken out of the list, so that no chunk is in memory thrice.
+  hashes, done = {}, 0
+
+  def items(keys, values):
+    for position, key in enumerate(keys):
+      # Taken out of the list, so that no chunk is in memory thrice.
+      value, values[position] = values[position], b""
+      hashes[key] = hashlib.sha256(value).digest()
+      yield key, value
+
+  def store(keys, values):
+    target.write(items(keys, values))
+
+  with concurrent.futures.ThreadPoolExecutor(1) as writer:
+    pending = None
+    for batch, keys, values in _read_ahead(source, edit.arrays):
+      for position, (array, chunk) in enumerate(batch):
         value, values[position] = values[position], b""
-        codec = _codec(array)
-        elements = codec.decode(chunk, value, source.directory)
+        values[position] = editor.edit(array, chunk, value)
         del value
-        for layer, stratum, numbers in rows:
-          elements[layer, stratum, numbers] = 0
-        values[position] = codec.encode(chunk, elements)
-        del elements
-        num_rewritten += 1
-    target.write(zip(keys, values, strict=True))
-    done += len(batch)
-    progress("copy", done, edit.num_values)
-  return num_rewritten
+      if pending is not None:
+        pending.result()
+      pending = writer.submit(store, keys, values)
+      done += len(batch)
+      progress("copy", done, edit.num_values)
+    if pending is not None:
+      pending.result()
+  for batch, _, values in _read_ahead(source, edit.dropped):
+    for (array, chunk), value in zip(batch, values, strict=True):
+      editor.edit(array, chunk, value)
+  return Written(
+    digests=editor.digests, values=hashes, num_rewritten=editor.num_rewritten
+  )
 
 
-def check(
-  edit: Edit, source: storage.Database, directory, progress: Progress
-) -> dict[str, tuple[arrays_lib.Digest, arrays_lib.Digest]]:
-  """Read the copy back from the disk and compare it with the source.
-
-  Returns:
-    The digests of every array before and after, by name; one and the same
-    where the array is not edited.
+def check(edit: Edit, written: Written, directory, progress: Progress) -> None:
+  """Read the copy back from the disk, every value of it.
 
   Raises:
-    MachineError: a byte differs from what it should be.
+    MachineError: a value differs from what was written, or there are other
+      keys.
   """
   with _reading_back():
     copy = storage.Database.open(directory)
-    same_keys = copy.keys() == source.keys()
+    same_keys = set(copy.keys()) == written.values.keys()
   if not same_keys:
     raise errors.MachineError(
       f"{directory}: other keys than were written; check the disk and repeat"
     )
-  digests, done = {}, 0
-  zeroed = dict.fromkeys((table.name for table in edit.tables), 0)
-  for batch in arrays_lib.batches(edit.arrays):
-    keys = [_key(array, chunk) for array, chunk in batch]
-    old_values = source.read(keys)
+  done = 0
+  with _reading_back():
+    for batch, keys, values in _read_ahead(copy, edit.arrays):
+      for key, value in zip(keys, values, strict=True):
+        if hashlib.sha256(value).digest() != written.values[key]:
+          raise errors.MachineError(
+            f"{directory}: {key} reads back differently from what was "
+            "written; check the disk and repeat"
+          )
+      done += len(batch)
+      progress("check", done, edit.num_values)
+
+
+class _Editor:
+  """Turns the source's stored values into the copy's, array by array.
+
+  Attributes:
+    digests: as in `Written`, of what was seen so far.
+    num_rewritten: values that were encoded anew so far.
+  """
+
+  def __init__(self, edit: Edit, source: storage.Database):
+    self.digests = {}
+    self.num_rewritten = 0
+    self._edit = edit
+    self._where = source.directory
+    self._dropped = {array.name for array in edit.dropped}
+    self._columns = {
+      column.name: moments.reset_values(column, _means(source, rows, edit.rows))
+      for column, rows in edit.sinks.column_statistics
+    }
+
+  def edit(self, array, chunk, value: bytes) -> bytes:
+    """Return the value of the copy; chunks must come in their order."""
+    if chunk is None:
+      # The metadata come before the array's first chunk.
+      self.digests[array.name] = self._digests_of(array)
+      return value
+    before, after = self.digests[array.name]
+    codec = _codec(array)
+    elements = codec.decode(chunk, value, self._where)
+    before.update(chunk, elements)
+    if after is before or after is None:
+      return value
+    if self._apply(array, chunk, elements, after):
+      value = codec.encode(chunk, elements)
+      self._check_encoding(codec, chunk, value, elements)
+      self.num_rewritten += 1
+    if isinstance(after, arrays_lib.Digest):
+      after.update(chunk, elements)
+    return value
+
+  def _digests_of(self, array):
+    """Return digests before and after; one does for both where bytes equal."""
+    before = arrays_lib.Digest(array)
+    if array.name in self._dropped:
+      return before, None
+    if array in self._edit.sinks.tables:
+      inside = self._edit.rows.inside
+      return before, arrays_lib.DigestWithoutRows(array, before, inside)
+    is_edited = array.name in self._edit.edited_names
+    return before, arrays_lib.Digest(array) if is_edited else before
+
+  def _apply(self, array, chunk, elements, after) -> bool:
+    """Edit a chunk in place; say whether that changed any of its bits."""
+    changed = False
+    if array.name in self._columns:
+      layers, strata = chunk.domain[:2]
+      values = self._columns[array.name][layers, strata]
+      wanted = np.broadcast_to(values, elements.shape)
+      changed = not arrays_lib.same_bits(elements, wanted)
+      elements[...] = wanted
+    if array.name in self._edit.names_with_rows:
+      for layer, stratum, numbers in self._edit.rows.inside(chunk.domain):
+        rows = elements[layer, stratum, numbers]
+        if arrays_lib.as_bytes(rows).any():
+          if isinstance(after, arrays_lib.DigestWithoutRows):
+            after.remove(rows)
+          elements[layer, stratum, numbers] = 0
+          changed = True
+    return changed
+
+  def _check_encoding(self, codec, chunk, value, elements) -> None:
     with _reading_back():
-      new_values = copy.read(keys)
-    for position, (array, chunk) in enumerate(batch):
-      old, old_values[position] = old_values[position], b""
-      new, new_values[position] = new_values[position], b""
-      rows = edit.rows_inside(array, chunk)
-      if not rows and old != new:
-        raise _differs(directory, _key(array, chunk))
+      again = codec.decode(chunk, value, self._where)
+    if not arrays_lib.same_bits(again, elements):
+      raise errors.MachineError(
+        f"{self._where}: {chunk.key} decodes to other elements than were "
+        "encoded; check the machine's memory and repeat"
+      )
+
+
+def _means(source, array, rows: plan.Rows) -> np.ndarray:
+  """Return the means of the surviving row statistics, `float64 [N, G]`."""
+  means = [
+    [moments.Mean() for _ in range(array.shape[1])]
+    for _ in range(array.shape[0])
+  ]
+  for batch, _, values in _read_ahead(source, [array]):
+    for (_, chunk), value in zip(batch, values, strict=True):
       if chunk is None:
-        # The metadata come before the array's first chunk.
-        digests[array.name] = _digests_of(array, edit)
         continue
-      before, after = digests[array.name]
-      codec = _codec(array)
-      elements = codec.decode(chunk, old, source.directory)
-      before.update(chunk, elements)
-      if rows:
-        with _reading_back():
-          edited = codec.decode(chunk, new, directory)
-        zeroed[array.name] += _check_chunk(
-          directory, chunk, elements, edited, rows
-        )
-        elements = edited
-      if after is not before:
-        after.update(chunk, elements)
-    done += len(batch)
-    progress("check", done, edit.num_values)
-  _check_totals(edit, zeroed)
-  return digests
+      elements = _codec(array).decode(chunk, value, source.directory)
+      survives = np.ones(elements.shape, bool)
+      for layer, stratum, numbers in rows.inside(chunk.domain):
+        survives[layer, stratum, numbers] = False
+      for layer, stratum in np.ndindex(elements.shape[:2]):
+        mean = means[chunk.domain[0].start + layer][
+          chunk.domain[1].start + stratum
+        ]
+        mean.add(elements[layer, stratum][survives[layer, stratum]])
+  return np.asarray([[mean.value() for mean in layer] for layer in means])
+
+
+def _read_ahead(
+  database: storage.Database, arrays: Iterable[arrays_lib.Array]
+) -> Iterator[tuple[Batch, list[str], list[bytes]]]:
+  """Yield batches, their keys and values; the next is read meanwhile."""
+
+  def read(batch):
+    keys = [
+      array.metadata_key if chunk is None else chunk.key
+      for array, chunk in batch
+    ]
+    return batch, keys, database.read(keys)
+
+  memory.use_one_heap()
+  with concurrent.futures.ThreadPoolExecutor(1) as reader:
+    pending = None
+    for number, batch in enumerate(arrays_lib.batches(arrays)):
+      if number % _BATCHES_A_TRIM == 0:
+        memory.trim()
+      following = reader.submit(read, batch)
+      if pending is not None:
+        yield pending.result()
+      pending = following
+    if pending is not None:
+      yield pending.result()
 
 
 @functools.lru_cache(maxsize=8)
 def _codec(array: arrays_lib.Array) -> arrays_lib.Codec:
   return arrays_lib.Codec(array)
-
-
-def _digests_of(array, edit):
-  """Return digests before and after; one does for both where bytes equal."""
-  before = arrays_lib.Digest(array)
-  return before, arrays_lib.Digest(array) if array in edit.tables else before
-
-
-def _check_chunk(directory, chunk, original, edited, rows) -> int:
-  """Check one edited chunk; return how many of its elements were erased."""
-  others = np.ones(edited.shape[:3], bool)
-  num_erased = 0
-  for layer, stratum, numbers in rows:
-    named = edited[layer, stratum, numbers]
-    if arrays_lib.as_bytes(named).any():
-      raise _differs(directory, chunk.key)
-    num_erased += named.size
-    others[layer, stratum, numbers] = False
-  for place in np.ndindex(edited.shape[:2]):
-    # As bytes: NaN equals itself there, and -0 is not 0.
-    old = arrays_lib.as_bytes(original[place])
-    new = arrays_lib.as_bytes(edited[place])
-    if ((old != new).any(axis=-1) & others[place]).any():
-      raise _differs(directory, chunk.key)
-  return num_erased
-
-
-def _check_totals(edit: Edit, zeroed: dict[str, int]) -> None:
-  num_rows = sum(map(sum, edit.rows.counts()))
-  for table in edit.tables:
-    expected = num_rows * table.shape[-1]
-    if zeroed[table.name] != expected:
-      raise RuntimeError(
-        f"{table.name}: {zeroed[table.name]} elements were seen to be zero, "
-        f"{expected} should be"
-      )
-
-
-def _key(array: arrays_lib.Array, chunk: arrays_lib.Chunk | None) -> str:
-  return array.metadata_key if chunk is None else chunk.key
-
-
-def _differs(directory, key: str) -> errors.MachineError:
-  return errors.MachineError(
-    f"{directory}: {key} reads back differently from what was written; check "
-    "the disk and repeat"
-  )
 
 
 @contextlib.contextmanager

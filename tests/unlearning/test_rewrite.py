@@ -1,10 +1,12 @@
 """The edited copy and the check that reads it back."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.unlearning import arrays, plan, rewrite, storage
+from nulls_jax.unlearning import arrays, moments, plan, rewrite, storage
 
 
 @pytest.fixture
@@ -19,13 +21,10 @@ def edit(source):
   """Zero row 3 of layer 0, stratum 1 and rows 7, 200 of layer 1, stratum 0."""
   found = arrays.read_arrays(source)
   rows = [[[], [3]], [[7, 200], []]]
+  tables = [array for array in found if array.path[-3:] == moments.SINK_PATH]
   return rewrite.Edit(
     arrays=found,
-    tables=[
-      array
-      for array in found
-      if array.path[-3:] == ("layers", "sinks", "table")
-    ],
+    sinks=moments.SinkArrays(tables=tuple(tables)),
     rows=plan.Rows([[np.asarray(r, int) for r in layer] for layer in rows]),
   )
 
@@ -34,22 +33,90 @@ def silent(stage, done, total):
   pass
 
 
+def decode(database, array):
+  """Return an array's elements, chunk by chunk."""
+  elements = np.zeros(array.shape, np.float32)
+  codec = arrays.Codec(array)
+  for chunk in array.chunks():
+    (value,) = database.read([chunk.key])
+    elements[chunk.domain] = codec.decode(chunk, value, database.directory)
+  return elements
+
+
 def test_rewrites_the_touched_chunks_only(edit, source, tmp_path):
   calls = []
-  num_rewritten = rewrite.write(
+  written = rewrite.write(
     edit, source, tmp_path, lambda *call: calls.append(call)
   )
   # Three rows in three chunks, in the parameters and both moments.
-  assert num_rewritten == 9
+  assert written.num_rewritten == 9
   assert calls[-1] == ("copy", edit.num_values, edit.num_values)
-  digests = rewrite.check(edit, source, tmp_path, silent)
-  assert len(digests) == len(edit.arrays)
+  rewrite.check(edit, written, tmp_path, silent)
+  assert len(written.digests) == len(edit.arrays)
   changed = {
     name
-    for name, (old, new) in digests.items()
+    for name, (old, new) in written.digests.items()
     if old.hexdigest() != new.hexdigest()
   }
-  assert changed == {table.name for table in edit.tables}
+  assert changed == edit.edited_names
+
+  copy = storage.Database.open(tmp_path)
+  for table in edit.sinks.tables:
+    before, after = decode(source, table), decode(copy, table)
+    for layer, stratum, rows in ((0, 1, [3]), (1, 0, [7, 200])):
+      assert before[layer, stratum, rows].all()
+      before[layer, stratum, rows] = 0
+    np.testing.assert_array_equal(before, after)
+    # The digests are of what is on the disk.
+    digest = arrays.Digest(table)
+    for chunk in table.chunks():
+      digest.update(chunk, after[chunk.domain])
+    assert written.digests[table.name][1].hexdigest() == digest.hexdigest()
+
+
+def test_what_is_zero_already_keeps_its_bytes(edit, source, tmp_path):
+  for name in ("once", "twice"):
+    (tmp_path / name).mkdir()
+  once = rewrite.write(edit, source, tmp_path / "once", silent)
+  copy = storage.Database.open(tmp_path / "once")
+  for name in ("_METADATA",):
+    shutil.copy(source.directory / name, tmp_path / "once" / name)
+  twice = rewrite.write(edit, copy, tmp_path / "twice", silent)
+  assert twice.num_rewritten == 0
+  assert twice.values == once.values
+  # Minus zero is no zero.
+  table = edit.sinks.tables[0]
+  (chunk,) = (
+    chunk
+    for chunk in table.chunks()
+    if chunk.index[:2] == (0, 1) and 3 in range(*chunk.domain[2].indices(256))
+  )
+  codec = arrays.Codec(table)
+  elements = codec.decode(chunk, copy.read([chunk.key])[0], tmp_path)
+  elements[0, 0, 3 - chunk.domain[2].start, 0] = -0.0
+  copy.write([(chunk.key, codec.encode(chunk, elements))])
+  (tmp_path / "thrice").mkdir()
+  thrice = rewrite.write(edit, copy, tmp_path / "thrice", silent)
+  assert thrice.num_rewritten == 1
+  assert thrice.values == once.values
+
+
+def test_dropped_arrays_are_digested_and_not_written(edit, source, tmp_path):
+  kept = [array for array in edit.arrays if array.path[0] == "params"]
+  rest = [array for array in edit.arrays if array.path[0] != "params"]
+  sinks = moments.SinkArrays(tables=edit.sinks.tables[:1])
+  some = rewrite.Edit(arrays=kept, sinks=sinks, rows=edit.rows, dropped=rest)
+  written = rewrite.write(some, source, tmp_path, silent)
+  rewrite.check(some, written, tmp_path, silent)
+  copy = storage.Database.open(tmp_path)
+  found = copy.keys()
+  assert all(key.startswith("params.") for key in found)
+  (tmp_path / "all").mkdir()
+  whole = rewrite.write(edit, source, tmp_path / "all", silent)
+  for array in edit.arrays:
+    before, after = written.digests[array.name]
+    assert before.hexdigest() == whole.digests[array.name][0].hexdigest()
+    assert (after is None) == (array in rest)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +129,7 @@ def test_rewrites_the_touched_chunks_only(edit, source, tmp_path):
     ),
   ],
 )
-def test_check_sees_one_wrong_element(
+def test_sees_one_wrongly_encoded_element(
   damage, edit, source, tmp_path, monkeypatch
 ):
   encode = arrays.Codec.encode
@@ -78,36 +145,32 @@ def test_check_sees_one_wrong_element(
     return encode(self, chunk, elements)
 
   monkeypatch.setattr(arrays.Codec, "encode", wrong)
-  rewrite.write(edit, source, tmp_path, silent)
   with pytest.raises(
-    errors.MachineError, match=r"params\S+/c/0/1.*differently"
+    errors.MachineError, match=r"params\S+/c/0/1.*decodes to other elements"
   ):
-    rewrite.check(edit, source, tmp_path, silent)
+    rewrite.write(edit, source, tmp_path, silent)
 
 
-def test_check_sees_a_changed_untouched_value(edit, source, tmp_path):
-  rewrite.write(edit, source, tmp_path, silent)
+@pytest.mark.parametrize(
+  "key", ["params.head.kernel/c/0/0", "step/zarr.json", "step/c"]
+)
+def test_check_sees_a_changed_value(key, edit, source, tmp_path):
+  written = rewrite.write(edit, source, tmp_path, silent)
   copy = storage.Database.open(tmp_path)
-  (value,) = copy.read(["params.head.kernel/c/0/0"])
-  copy.write([("params.head.kernel/c/0/0", value[:-1] + b"?")])
-  with pytest.raises(
-    errors.MachineError, match=r"head.kernel/c/0/0 reads back"
-  ):
-    rewrite.check(edit, source, tmp_path, silent)
+  (value,) = copy.read([key])
+  copy.write([(key, value[:-1] + b"?")])
+  with pytest.raises(errors.MachineError, match=f"{key} reads back"):
+    rewrite.check(edit, written, tmp_path, silent)
 
 
-def test_check_sees_a_key_too_many(edit, source, tmp_path):
-  rewrite.write(edit, source, tmp_path, silent)
-  storage.Database.open(tmp_path).write([("old/c/0", b"row")])
-  with pytest.raises(errors.MachineError, match="other keys than were written"):
-    rewrite.check(edit, source, tmp_path, silent)
-
-
-def test_check_counts_the_rows(edit, source, tmp_path):
-  """Rows outside of the table would be named and never be seen."""
-  edit.rows._numbers[0][0] = np.asarray([256])
-  rewrite.write(edit, source, tmp_path, silent)
-  with pytest.raises(
-    RuntimeError, match=r"36 elements were seen .*, 48 should"
-  ):
-    rewrite.check(edit, source, tmp_path, silent)
+def test_check_sees_a_key_too_many_or_too_few(edit, source, tmp_path):
+  written = rewrite.write(edit, source, tmp_path, silent)
+  for key, value in (("old/c/0", b"row"), ("old/c/0", None), ("step/c", None)):
+    storage.Database.open(tmp_path).write([(key, value)])
+    if (key, value) == ("old/c/0", None):
+      rewrite.check(edit, written, tmp_path, silent)
+      continue
+    with pytest.raises(
+      errors.MachineError, match="other keys than were written"
+    ):
+      rewrite.check(edit, written, tmp_path, silent)

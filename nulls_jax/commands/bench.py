@@ -1,0 +1,36 @@
+"""Commands that measure time and memory, on data that they make themselves."""
+
+import dataclasses
+
+from nulls_jax.bench import settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchSearch(settings.SearchSettings):
+  """Time the search for sources in a ledger of millions."""
+
+  def run(self) -> None:
+    from nulls_jax.bench import search
+
+    print(search.run(self))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchForecast(settings.ForecastSettings):
+  """Time and memory of a forecast over millions of sources."""
+
+  def run(self) -> None:
+    from nulls_jax.bench import forecast
+
+    for line in forecast.run(self):
+      print(line, flush=True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchRedact(settings.RedactSettings):
+  """Time and memory of erase and verify, over what the disk itself takes."""
+
+  def run(self) -> None:
+    from nulls_jax.bench import redact
+
+    print(redact.show(redact.measure(self)))
