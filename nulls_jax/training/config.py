@@ -142,3 +142,43 @@ class CheckpointConfig:
         f"keep_last={self.keep_last} must be at least 1, "
         f"keep_every={self.keep_every} at least 0"
       )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RepairConfig:
+  """How the sinks that an erasure left are trained on.
+
+  Attributes:
+    epochs: passes over the prepared rows; used when num_steps is 0.
+    num_steps: updates; 0 takes them from epochs.
+    learning_rate: peak rate of the sinks; 0 takes a third of the rate that
+      the run gave them.
+    weight_decay: decoupled decay of the sinks that are trained; it acts in
+      every step, also on a sink whose sources are seldom seen. None takes the
+      run's, which keeps sinks from learning what the backbone knows.
+    batch_size: rows a step; 0 takes the run's.
+    accumulation: parts of a batch that are computed one after the other; 0
+      takes the run's.
+    mesh: arrangement of the devices.
+  """
+
+  epochs: float = 3.0
+  num_steps: int = 0
+  learning_rate: float = 0.0
+  weight_decay: float | None = None
+  batch_size: int = 0
+  accumulation: int = 0
+  mesh: MeshConfig = MeshConfig()
+
+  def __post_init__(self):
+    for name in ("num_steps", "learning_rate", "weight_decay", "batch_size"):
+      value = getattr(self, name)
+      if value is not None and not 0 <= value < math.inf:
+        raise errors.UserError(
+          f"{name} is {value}; it must be at least 0 and finite"
+        )
+    if self.accumulation < 0 or not 0 < self.epochs < math.inf:
+      raise errors.UserError(
+        f"accumulation={self.accumulation} must be at least 0 and "
+        f"epochs={self.epochs} more than 0"
+      )

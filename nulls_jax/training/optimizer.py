@@ -35,6 +35,22 @@ def make(
   )
 
 
+def make_for_sinks(
+  config: OptimizerConfig, num_steps: int
+) -> optax.GradientTransformation:
+  """Return the optimiser of the sink table alone, for repair.
+
+  `config.learning_rate` is the table's own peak rate; of the decays only
+  that of sinks is used.
+  """
+  return optax.chain(
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.epsilon),
+    optax.add_decayed_weights(config.sink_weight_decay),
+    optax.scale_by_learning_rate(schedule(config, num_steps)),
+  )
+
+
 def is_sink(params):
   """Return the tree of booleans that marks the sink table."""
   return _by_path(params, lambda names: "sinks" in names)

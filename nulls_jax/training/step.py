@@ -53,10 +53,17 @@ def summed_loss(config: RunConfig, params, batch):
   return losses_BxL.sum(), sums
 
 
-def gradients(config: RunConfig, params, batch):
-  """Return gradients of the mean loss, the mean loss and the sums."""
+def gradients(config: RunConfig, params, batch, whole=lambda params: params):
+  """Return gradients of the mean loss, the mean loss and the sums.
+
+  Args:
+    config: the run's settings; `training.accumulation` says in how many parts.
+    params: what is differentiated: the parameter tree, or a part of it.
+    batch: as in `summed_loss`.
+    whole: gives the parameter tree of `params`, if that is a part.
+  """
   grad_fn = jax.value_and_grad(
-    lambda params, part: summed_loss(config, params, part), has_aux=True
+    lambda params, part: summed_loss(config, whole(params), part), has_aux=True
   )
   parts = config.training.accumulation
   if parts == 1:
