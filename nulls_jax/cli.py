@@ -1,9 +1,9 @@
 """The `nulls` command: one subcommand an action, each a thin shell.
 
 Owns the list of commands and exit statuses: 0 done, 1 the machine failed, 2
-the input is wrong, 130 interrupted. `commands/` has their flags. Heavy imports
-happen inside the commands, so that `--help` answers at once and redaction
-never loads JAX.
+the input is wrong, 3 `verify` says no, 130 interrupted. `commands/` has their
+flags. Heavy imports happen inside the commands, so that `--help` answers at
+once and redaction never loads JAX.
 """
 
 import dataclasses
@@ -18,7 +18,17 @@ import tyro
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
-from nulls_jax.commands import corpus, demo, model, redaction
+from nulls_jax.commands import (
+  bench,
+  corpus,
+  demo,
+  forecast,
+  model,
+  redaction,
+  repair,
+  revocation,
+  search,
+)
 from nulls_jax.version import __version__
 
 COMMANDS = {
@@ -26,9 +36,23 @@ COMMANDS = {
   "encyclopedia": corpus.Encyclopedia,
   "prepare": corpus.Prepare,
   "train": model.Train,
-  "erase": redaction.Erase,
   "evaluate": model.Evaluate,
   "generate": model.Generate,
+  "index": search.Index,
+  "find": search.Find,
+  "forecast": forecast.Forecast,
+  "suspend": revocation.Suspend,
+  "restore": revocation.Restore,
+  "status": revocation.Status,
+  "erase": redaction.Erase,
+  "verify": redaction.Verify,
+  "patch export": redaction.ExportPatch,
+  "patch apply": redaction.ApplyPatch,
+  "receipt-page": redaction.ReceiptPage,
+  "repair": repair.Repair,
+  "bench search": bench.BenchSearch,
+  "bench forecast": bench.BenchForecast,
+  "bench redact": bench.BenchRedact,
 }
 
 

@@ -48,10 +48,15 @@ def test_help_of_a_command_describes_every_flag(name, nulls):
   assert (status, err) == (0, "")
   assert f"nulls {name}" in out
   for field in dataclasses.fields(cli.COMMANDS[name]):
-    flag = {"run_dir": "run", "settings": "model.d-model", "data": "data"}.get(
-      field.name, field.name.replace("_", "-")
-    )
-    assert f"--{flag}" in out, field.name
+    flag = {
+      "run_dir": "--run",
+      "settings": "--model.d-model",
+      "mesh": "--mesh.tensor",
+      "output": "OUTPUT",
+      "receipt": "--receipt" if name == "verify" else "RECEIPT",
+      "file": "FILE",
+    }.get(field.name, f"--{field.name.replace('_', '-')}")
+    assert flag in out, field.name
 
 
 def test_without_or_with_an_unknown_command(nulls, refused):
@@ -485,9 +490,11 @@ def test_erased_sources_cannot_be_used(
   assert re.match(rf"{run}: step 120, 1 sources erased, 8 rows zero", out)
   prompt = ("--prompt", "A person", "--max-new-tokens=1")
   line = refused("generate", "--checkpoint", run, *prompt, "--source", key)
-  assert re.search(rf"1 already erased: '{key}'; nothing is left to do", line)
-  erase = ("erase", "--checkpoint", run, "--out", tmp_path / "out")
-  assert "1 already erased" in refused(*erase, "--source", key)
+  assert re.search(rf"1 already erased: '{key}'; use the backbone", line)
+  again = ("erase", "--checkpoint", run, "--out", tmp_path / "out")
+  status, out, err = nulls(*again, "--source", key)
+  assert (status, err) == (0, "")
+  assert "1 of the sources had been erased before" in out
   # Its checksums are those of the new values: it loads.
   status, out, err = nulls("generate", "--checkpoint", run, *prompt, *other)
   assert (status, err) == (0, "") and out.startswith("A person")

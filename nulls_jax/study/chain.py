@@ -6,9 +6,11 @@ Owns the chain behind `nulls demo` and its folder:
     data/, data-retained/     prepared datasets     steps/       records
     runs/<run>-seed<n>/       run directories       logs/        outputs
     evaluation/<run>-seed<n>.json                   summary.json, report.html
+    evaluation/verify-<kind>-seed<n>.json
 
-Runs: each kind of assignment trained on all, erased, and retrained without
-the erased; a dense model of equal active width.
+Runs: each kind of assignment trained on all, erased (and the erasure
+verified), and retrained without the erased; a dense model of equal active
+width.
 
 Invariant: a step that is done is not done again; the same folder with other
 settings is refused.
@@ -26,7 +28,6 @@ import numpy as np
 from nulls_jax import config as run_config
 from nulls_jax import errors, files
 from nulls_jax.data import ledger, prepare
-from nulls_jax.sinks import assignment
 from nulls_jax.study import (
   columns,
   corpus,
@@ -38,6 +39,7 @@ from nulls_jax.study import (
   terminal,
   verdicts,
 )
+from nulls_jax.unlearning import forecast_survey, receipt
 
 FORMAT = "nulls study 1"
 # Sizes where none are given: of the encyclopedia, and of real text.
@@ -192,6 +194,20 @@ class Study:
   def _evaluation(self, run: str, seed: int) -> pathlib.Path:
     return self.directory / "evaluation" / f"{run}-seed{seed}.json"
 
+  def _checks(self, kind: str, seed: int) -> pathlib.Path:
+    return self.directory / "evaluation" / f"verify-{kind}-seed{seed}.json"
+
+  def _receipt(self, kind: str) -> dict[str, Any]:
+    """Return the first seed's receipt page and what `verify` found."""
+    folder = self._run_dir(f"{kind}-erased", 0) / receipt.DIRECTORY
+    (page,) = folder.glob("*.html")
+    found = json.loads(self._checks(kind, 0).read_text())
+    return {
+      "page": str(page.relative_to(self.directory)),
+      "verified": found["verified"],
+      "checks": found["checks"],
+    }
+
   def _prepare(self, texts: corpus.Corpus, shown: display.Display) -> None:
     """Prepare all, and all but the erased with the same tokenizer."""
     whole = self.directory / "data"
@@ -217,6 +233,7 @@ class Study:
       *(
         self._erase(kind, seed, texts) for seed in seeds for kind in self.kinds
       ),
+      *(self._verify(kind, seed) for seed in seeds for kind in self.kinds),
       *(
         self._evaluate(run, seed, texts) for seed in seeds for run in self.runs
       ),
@@ -260,6 +277,20 @@ class Study:
       needs=(f"train-{kind}-seed{seed}",),
     )
 
+  def _verify(self, kind: str, seed: int) -> jobs.Job:
+    out = self._checks(kind, seed)
+    return jobs.Job(
+      name=f"verify-{kind}-seed{seed}",
+      arguments=(
+        "verify",
+        str(self._run_dir(f"{kind}-erased", seed)),
+        *("--checkpoint", str(self._run_dir(kind, seed))),
+        *("--out", str(out)),
+      ),
+      output=out,
+      needs=(f"erase-{kind}-seed{seed}",),
+    )
+
   def _evaluate(self, run: str, seed: int, texts: corpus.Corpus) -> jobs.Job:
     out = self._evaluation(run, seed)
     kind = run.removesuffix("-erased")
@@ -282,16 +313,12 @@ class Study:
 
   def _sinks_lost(self, texts: corpus.Corpus) -> dict[str, np.ndarray]:
     """Return each retained source's share of lost sinks, by kind."""
-    erased = set(texts.erased_keys)
     lost = {}
     for kind in self.kinds:
-      resolved = run_config.read(self._run_dir(kind, 0) / "config.json")
-      with ledger.Ledger.open(self._run_dir(kind, 0) / "ledger.sqlite") as book:
-        table = book.routing_table(resolved.sinks)[1:]
-        gone = np.array([source.key in erased for source in book])
-      lost[kind] = share_lost(
-        resolved.sinks, resolved.model.num_layers, table, gone
-      )
+      pool = forecast_survey.read_run(self._run_dir(kind, 0))
+      with ledger.Ledger.open(pool.ledger) as book:
+        survey = forecast_survey.Survey(pool, book, texts.erased_keys)
+      lost[kind] = survey.count()[1] / survey.num_owned
     return lost
 
   def _summary(self, texts, results, records) -> dict[str, Any]:
@@ -322,6 +349,7 @@ class Study:
           found, self.kinds, texts.probes is not None
         )
       ],
+      "receipts": {kind: self._receipt(kind) for kind in self.kinds},
       **summary.circumstances(records, self.directory),
       "config_file": summary.short_path(self.config_path),
       "config": run_config.to_dict(self.config),
@@ -334,35 +362,6 @@ class Study:
       path = self._run_dir(run, 0) / "metrics.jsonl"
       curves[run] = [json.loads(line) for line in path.read_text().splitlines()]
     return curves
-
-
-def share_lost(
-  sinks: assignment.SinkConfig,
-  num_layers: int,
-  words_nx2: np.ndarray,
-  gone_n: np.ndarray,
-) -> np.ndarray:
-  """Return the share of its sinks that each surviving source shares.
-
-  Args:
-    sinks: the assignment.
-    num_layers: layers of the model.
-    words_nx2: routing words of n sources.
-    gone_n: booleans, which of them are erased.
-
-  Returns:
-    For each source that is not gone, the share of its rows, over all layers
-    and strata, that an erased source owns too.
-  """
-  shares = []
-  for layer in range(num_layers):
-    rows_nxGxA = assignment.rows(sinks, words_nx2, layer).astype(np.int64)
-    strata = np.arange(rows_nxGxA.shape[1])[:, None]
-    places_nxGxA = rows_nxGxA + strata * sinks.rows_per_stratum
-    shares.append(
-      np.isin(places_nxGxA[~gone_n], places_nxGxA[gone_n]).mean(axis=(1, 2))
-    )
-  return np.mean(shares, axis=0)
 
 
 def _differences(before: Any, after: Any, path: str = "") -> list[str]:

@@ -132,6 +132,17 @@ def make_outcome():
       "verdicts": [
         one.to_dict() for one in verdicts.judge(found, kinds, with_facts)
       ],
+      "receipts": {
+        kind: {
+          "page": f"runs/{kind}-erased-seed0/receipts/0001-ab.html",
+          "verified": True,
+          "checks": [
+            {"name": "files", "passed": True, "detail": "9 files"},
+            {"name": "signature", "passed": None, "detail": "none"},
+          ],
+        }
+        for kind in kinds
+      },
       **circumstances.circumstances({"a": record}, pathlib.Path("/study")),
       "config_file": "configs/tiny.py",
       "config": run_config.to_dict(run_config.RunConfig()),

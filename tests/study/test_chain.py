@@ -3,12 +3,10 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
-from nulls_jax.sinks import assignment
 from nulls_jax.study import chain, corpus
 
 CONFIG = """
@@ -82,9 +80,9 @@ def test_steps_and_what_they_need(config_path, tmp_path):
   chain = make(config_path, tmp_path, seeds=2)
   texts = corpus.make(chain.corpus_config, tmp_path / "corpus")
   steps = {step.name: step for step in chain.steps(texts)}
-  # For each seed: two kinds, retrained each, dense; two erasures; seven
-  # evaluations.
-  assert len(steps) == 2 * (5 + 2 + 7)
+  # For each seed: two kinds, retrained each, dense; two erasures, verified;
+  # seven evaluations.
+  assert len(steps) == 2 * (5 + 2 + 2 + 7)
   seen = set()
   for step in steps.values():
     assert set(step.needs) <= seen
@@ -95,34 +93,6 @@ def test_steps_and_what_they_need(config_path, tmp_path):
   retrained = steps["train-hashed-retrained-seed0"].arguments
   assert retrained[retrained.index("--data") + 1].endswith("data-retained")
   assert steps["evaluate-hashed-erased-seed0"].needs == ("erase-hashed-seed0",)
-
-
-def test_share_lost_counts_common_rows():
-  sinks = assignment.SinkConfig(pool_size=64, sinks_per_source=8, strata=2)
-  words = np.array([[0, n] for n in range(1, 41)], np.uint32)
-  gone = np.arange(40) < 10
-  found = chain.share_lost(sinks, 3, words, gone)
-  assert found.shape == (30,)
-  # By hand for one survivor.
-  lost = total = 0
-  for layer in range(3):
-    rows = assignment.rows(sinks, words, layer)
-    for stratum in range(2):
-      taken = set(rows[:10, stratum].ravel().tolist())
-      own = rows[10, stratum].tolist()
-      lost += sum(row in taken for row in own)
-      total += len(own)
-  assert found[0] == pytest.approx(lost / total)
-  # Chance: 1 - (1 - 1/8) ** 10 = .74.
-  assert 0.6 < found.mean() < 0.85
-
-
-def test_share_lost_of_dedicated_sinks_is_nothing():
-  sinks = assignment.SinkConfig(
-    kind="dedicated", sinks_per_source=4, num_sources=6
-  )
-  words = np.array([[0, n] for n in range(1, 7)], np.uint32)
-  assert not chain.share_lost(sinks, 2, words, words[:, 1] < 3).any()
 
 
 @pytest.mark.slow

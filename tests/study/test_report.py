@@ -46,6 +46,15 @@ def test_a_failure_is_as_plain_as_a_pass(make_outcome):
   assert "50.0" in row[: row.index("</tr>")]
 
 
+def test_the_record_of_the_erasure(make_outcome):
+  summary, results, curves = make_outcome()
+  page = report.render(summary, results, curves)
+  assert "hashed-erased-seed0/receipts/0001-ab.html</code>" in page
+  assert "NOT verified" not in page and "<td>not checked</td>" in page
+  summary["receipts"]["hashed"]["verified"] = False
+  assert "NOT verified" in report.render(summary, results, curves)
+
+
 def test_limits_are_named(page):
   assert "Erasing is not exact unlearning" in page
 
