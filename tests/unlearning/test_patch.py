@@ -294,15 +294,11 @@ def test_export_refuses(made, tmp_path):
 
 def test_the_commands(made, tmp_path, capsys):
   path, out = tmp_path / "patch", tmp_path / "out"
-  redaction.Patch(
-    action=redaction.Export(output=made / "second", to=path)
-  ).run()
+  redaction.ExportPatch(output=made / "second", to=path).run()
   said = capsys.readouterr().out
   assert said == f"{path}: 2 erasures, {path.stat().st_size:,} bytes\n"
   assert path.read_bytes() == (made / "patch").read_bytes()
-  redaction.Patch(
-    action=redaction.Apply(
-      file=path, checkpoint=made / "source" / "checkpoints" / "3", out=out
-    )
+  redaction.ApplyPatch(
+    file=path, checkpoint=made / "source" / "checkpoints" / "3", out=out
   ).run()
   assert "step 3, 3 sources erased" in capsys.readouterr().out

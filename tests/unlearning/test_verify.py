@@ -328,8 +328,8 @@ def test_needs_no_jax(make_run, keys, tmp_path):
     import sys, pathlib
     from nulls_jax.commands import redaction
     out, patch, run, new = map(pathlib.Path, sys.argv[1:])
-    redaction.Export(output=out, to=patch).run()
-    redaction.Apply(file=patch, checkpoint=run, out=new).run()
+    redaction.ExportPatch(output=out, to=patch).run()
+    redaction.ApplyPatch(file=patch, checkpoint=run, out=new).run()
     redaction.Verify(output=new, checkpoint=run).run()
     print({name.partition(".")[0] for name in sys.modules}
           & {"jax", "jaxlib", "flax", "orbax", "optax"})
