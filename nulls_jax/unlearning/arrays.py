@@ -321,7 +321,7 @@ class Digest:
   def __init__(self, array: Array):
     self.checksum = 0
     self.on_rows: Callable[[slice, np.ndarray], None] | None = None
-    self._total = _header(array)
+    self._total = digest_header(array)
     padding = (1,) * max(0, 2 - len(array.shape))
     self._shape = padding + array.shape
     self._grid = padding + array.grid
@@ -374,53 +374,7 @@ class Digest:
     return self._total.hexdigest()
 
 
-class DigestWithoutRows:
-  """What the `Digest` of an array will be once some of its rows are zero.
-
-  Follows the digest of the array as it is, so that no row is hashed twice.
-
-  Attributes:
-    checksum: as that of `Digest`, once `remove` was told all that goes.
-  """
-
-  def __init__(self, array: Array, digest: Digest, places: Callable):
-    """Follow a digest that has seen nothing yet.
-
-    Args:
-      array: of four axes.
-      digest: of the array as it is.
-      places: as `plan.Rows.inside`.
-    """
-    self._digest = digest
-    self._places = places
-    self._shape = array.shape
-    self._removed = 0
-    self._total = _header(array)
-    width = array.shape[-1] * ts.dtype(array.data_type).numpy_dtype.itemsize
-    zeros = hashlib.sha256(bytes(width)).digest()
-    self._zeros = np.frombuffer(zeros, np.uint8)
-    digest.on_rows = self._take
-
-  @property
-  def checksum(self) -> int:
-    return (self._digest.checksum - self._removed) % 2**32
-
-  def remove(self, elements: np.ndarray) -> None:
-    """Take elements that become zero."""
-    self._removed += int(as_words(elements).sum(dtype=np.uint64))
-
-  def _take(self, layers: slice, hashes: np.ndarray) -> None:
-    whole = (layers, *(slice(0, size) for size in self._shape[1:]))
-    for layer, stratum, numbers in self._places(whole):
-      hashes[layer, stratum, numbers] = self._zeros
-    self._total.update(hashes)
-
-  def hexdigest(self) -> str:
-    """Return the digest once the array's was complete (else RuntimeError)."""
-    self._digest.hexdigest()
-    return self._total.hexdigest()
-
-
-def _header(array: Array):
+def digest_header(array: Array):
+  """Return the hash that an array's digest begins with."""
   header = f"nulls_jax array 1\n{array.data_type}\n{list(array.shape)}\n"
   return hashlib.sha256(header.encode())

@@ -20,11 +20,12 @@ import numpy as np
 from nulls_jax import errors
 from nulls_jax.unlearning import arrays as arrays_lib
 from nulls_jax.unlearning import memory, moments, plan, storage
+from nulls_jax.unlearning.digest_without_rows import DigestWithoutRows
 
 # Called with "copy" or "check", the stored values done, and all.
 Progress = Callable[[str, int, int], None]
 
-After = arrays_lib.Digest | arrays_lib.DigestWithoutRows
+After = arrays_lib.Digest | DigestWithoutRows
 # Batches after which freed memory goes back to the system.
 _BATCHES_A_TRIM = 8
 
@@ -88,7 +89,6 @@ def write(
     MachineError: the copy cannot be written, or an encoded chunk decodes to
       other elements.
   """
-  editor = _Editor(edit, source)
   target = storage.Database.create(directory)
   hashes, done = {}, 0
 
@@ -102,7 +102,11 @@ def write(
   def store(keys, values):
     target.write(items(keys, values))
 
-  with concurrent.futures.ThreadPoolExecutor(1) as writer:
+  with (
+    concurrent.futures.ThreadPoolExecutor(1) as hasher,
+    concurrent.futures.ThreadPoolExecutor(1) as writer,
+  ):
+    editor = _Editor(edit, source, hasher)
     pending = None
     for batch, keys, values in _read_ahead(source, edit.arrays):
       for position, (array, chunk) in enumerate(batch):
@@ -116,9 +120,10 @@ def write(
       progress("copy", done, edit.num_values)
     if pending is not None:
       pending.result()
-  for batch, _, values in _read_ahead(source, edit.dropped):
-    for (array, chunk), value in zip(batch, values, strict=True):
-      editor.edit(array, chunk, value)
+    for batch, _, values in _read_ahead(source, edit.dropped):
+      for (array, chunk), value in zip(batch, values, strict=True):
+        editor.edit(array, chunk, value)
+    editor.finish()
   return Written(
     digests=editor.digests, values=hashes, num_rewritten=editor.num_rewritten
   )
@@ -159,8 +164,10 @@ class _Editor:
     num_rewritten: values that were encoded anew so far.
   """
 
-  def __init__(self, edit: Edit, source: storage.Database):
+  def __init__(self, edit: Edit, source: storage.Database, hasher):
     self.digests = {}
+    self._hasher = hasher
+    self._hashing = None
     self.num_rewritten = 0
     self._edit = edit
     self._where = source.directory
@@ -179,9 +186,13 @@ class _Editor:
     before, after = self.digests[array.name]
     codec = _codec(array)
     elements = codec.decode(chunk, value, self._where)
-    before.update(chunk, elements)
+    # One chunk is hashed while the next is decoded.
+    self.finish()
+    self._hashing = self._hasher.submit(before.update, chunk, elements)
     if after is before or after is None:
       return value
+    if array.name in self._columns or self._edit.rows.inside(chunk.domain):
+      self.finish()
     if self._apply(array, chunk, elements, after):
       value = codec.encode(chunk, elements)
       self._check_encoding(codec, chunk, value, elements)
@@ -190,6 +201,12 @@ class _Editor:
       after.update(chunk, elements)
     return value
 
+  def finish(self) -> None:
+    """Wait for the digests of what was seen so far."""
+    if self._hashing is not None:
+      self._hashing.result()
+      self._hashing = None
+
   def _digests_of(self, array):
     """Return digests before and after; one does for both where bytes equal."""
     before = arrays_lib.Digest(array)
@@ -197,7 +214,7 @@ class _Editor:
       return before, None
     if array in self._edit.sinks.tables:
       inside = self._edit.rows.inside
-      return before, arrays_lib.DigestWithoutRows(array, before, inside)
+      return before, DigestWithoutRows(array, before, inside)
     is_edited = array.name in self._edit.edited_names
     return before, arrays_lib.Digest(array) if is_edited else before
 
@@ -214,7 +231,7 @@ class _Editor:
       for layer, stratum, numbers in self._edit.rows.inside(chunk.domain):
         rows = elements[layer, stratum, numbers]
         if arrays_lib.as_bytes(rows).any():
-          if isinstance(after, arrays_lib.DigestWithoutRows):
+          if isinstance(after, DigestWithoutRows):
             after.remove(rows)
           elements[layer, stratum, numbers] = 0
           changed = True

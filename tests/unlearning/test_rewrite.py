@@ -71,7 +71,9 @@ def test_rewrites_the_touched_chunks_only(edit, source, tmp_path):
     digest = arrays.Digest(table)
     for chunk in table.chunks():
       digest.update(chunk, after[chunk.domain])
-    assert written.digests[table.name][1].hexdigest() == digest.hexdigest()
+    after = written.digests[table.name][1]
+    assert after.hexdigest() == digest.hexdigest()
+    assert after.checksum == digest.checksum
 
 
 def test_what_is_zero_already_keeps_its_bytes(edit, source, tmp_path):
