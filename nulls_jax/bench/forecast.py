@@ -22,7 +22,8 @@ from nulls_jax.bench import corpus
 from nulls_jax.bench.settings import ForecastSettings
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.sinks import assignment
-from nulls_jax.unlearning import forecast, forecast_survey
+from nulls_jax.unlearning.forecasting import forecast
+from nulls_jax.unlearning.forecasting import survey as forecast_survey
 
 _CONFIG = assignment.SinkConfig(
   kind="hashed", pool_size=8192, sinks_per_source=96, strata=8

@@ -28,8 +28,9 @@ import tyro
 from nulls_jax import errors
 from nulls_jax.bench import large_run
 from nulls_jax.data import ledger as ledger_lib
-from nulls_jax.unlearning import arrays, erase, moments, output, plan, storage
-from nulls_jax.unlearning import verify as verify_lib
+from nulls_jax.unlearning.checkpoint import arrays, moments, plan, storage
+from nulls_jax.unlearning.erasure import erase, output
+from nulls_jax.unlearning.verification import verify as verify_lib
 
 LAYOUTS = {"a chunk a shard": None, "16 MB chunks": 16 * 2**20}
 

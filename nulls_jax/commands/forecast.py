@@ -39,7 +39,8 @@ class Forecast(arguments.SourceFlags):
   shards: int = 1
 
   def run(self) -> None:
-    from nulls_jax.unlearning import forecast, forecast_page
+    from nulls_jax.unlearning.forecasting import forecast
+    from nulls_jax.unlearning.forecasting import page as forecast_page
 
     named = self.source or self.sources_file is not None
     run_dir, pool = self._pool()
@@ -66,7 +67,7 @@ class Forecast(arguments.SourceFlags):
   def _pool(self):
     """Return the run, if one is given, and its pool."""
     from nulls_jax import config as run_config
-    from nulls_jax.unlearning import forecast_survey
+    from nulls_jax.unlearning.forecasting import survey as forecast_survey
 
     before_training = (self.config, self.ledger)
     if self.checkpoint is not None and before_training == (None, None):

@@ -44,7 +44,7 @@ class Erase(arguments.SourceFlags):
   sign_key: pathlib.Path | None = None
 
   def run(self) -> None:
-    from nulls_jax.unlearning import erase
+    from nulls_jax.unlearning.erasure import erase
 
     run_dir, step = arguments.locate(self.checkpoint)
     done = erase.erase(
@@ -87,7 +87,7 @@ class Verify:
 
   def run(self) -> None:
     from nulls_jax import files
-    from nulls_jax.unlearning import verify
+    from nulls_jax.unlearning.verification import verify
 
     source = self.checkpoint and arguments.locate(self.checkpoint)[0]
     found = verify.verify(
@@ -185,7 +185,8 @@ class ReceiptPage:
 
   def run(self) -> None:
     from nulls_jax import files
-    from nulls_jax.unlearning import receipt, receipt_page
+    from nulls_jax.unlearning.receipts import page as receipt_page
+    from nulls_jax.unlearning.receipts import receipt
 
     read = receipt.read(self.receipt)
     page = receipt_page.render(read.statement, read.name, read.sha256)

@@ -28,7 +28,7 @@ class Suspend(arguments.SourceFlags):
   reason: str | None = None
 
   def run(self) -> None:
-    from nulls_jax.unlearning import revocation
+    from nulls_jax.unlearning.revocation import revocation
 
     run_dir, _ = arguments.locate(self.checkpoint)
     done = revocation.suspend(
@@ -54,7 +54,7 @@ class Restore(arguments.SourceFlags):
   reason: str | None = None
 
   def run(self) -> None:
-    from nulls_jax.unlearning import revocation
+    from nulls_jax.unlearning.revocation import revocation
 
     run_dir, _ = arguments.locate(self.checkpoint)
     done = revocation.restore(
@@ -81,7 +81,7 @@ class Status:
   expect_version: int = 0
 
   def run(self) -> None:
-    from nulls_jax.unlearning import status
+    from nulls_jax.unlearning.revocation import status
 
     if self.expect_version < 0:
       raise errors.UserError(

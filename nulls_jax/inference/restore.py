@@ -25,8 +25,8 @@ from nulls_jax.data import ledger, suggestions, tokenizer
 from nulls_jax.model import transformer
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint
-from nulls_jax.unlearning import revocation
-from nulls_jax.unlearning.revocation_list import Revocations
+from nulls_jax.unlearning.revocation import revocation
+from nulls_jax.unlearning.revocation.record import Revocations
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,8 @@ from nulls_jax.study import (
   terminal,
   verdicts,
 )
-from nulls_jax.unlearning import forecast_survey, receipt
+from nulls_jax.unlearning.forecasting import survey as forecast_survey
+from nulls_jax.unlearning.receipts import receipt
 
 FORMAT = "nulls study 1"
 # Sizes where none are given: of the encyclopedia, and of real text.

@@ -23,7 +23,7 @@ from nulls_jax import errors
 from nulls_jax.data import ledger, pipeline, prepare, tokenizer
 from nulls_jax.training import checkpoint, metrics, partitioning, state
 from nulls_jax.training import step as train_step
-from nulls_jax.unlearning import revocation
+from nulls_jax.unlearning.revocation import revocation
 
 # What a run that was killed while it was being created may have left.
 _OPENING_FILES = ("tokenizer.model", "ledger.sqlite", "config.json")

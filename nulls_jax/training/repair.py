@@ -42,7 +42,10 @@ from nulls_jax.training import (
   repair_step,
 )
 from nulls_jax.training.config import CheckpointConfig, RepairConfig
-from nulls_jax.unlearning import output, plan, receipt, revocation
+from nulls_jax.unlearning.checkpoint import plan
+from nulls_jax.unlearning.erasure import output
+from nulls_jax.unlearning.receipts import receipt
+from nulls_jax.unlearning.revocation import revocation
 
 FORMAT = "nulls repair 1"
 REPORT_FILE = "repair.json"

@@ -12,8 +12,9 @@ import pathlib
 from typing import Any
 
 from nulls_jax import errors
-from nulls_jax.unlearning import arrays as arrays_lib
-from nulls_jax.unlearning import moments, receipt, storage
+from nulls_jax.unlearning.checkpoint import arrays as arrays_lib
+from nulls_jax.unlearning.checkpoint import moments, storage
+from nulls_jax.unlearning.receipts import receipt
 
 _TABLE = ".".join(("params", *moments.SINK_PATH))
 _STEP = "step"

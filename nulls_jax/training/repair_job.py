@@ -27,7 +27,7 @@ from nulls_jax.training import (
   survivors,
 )
 from nulls_jax.training.config import RepairConfig
-from nulls_jax.unlearning import plan
+from nulls_jax.unlearning.checkpoint import plan
 
 # Share of the updates with a rising rate, and the peak rate over the run's.
 _WARMUP = 0.05

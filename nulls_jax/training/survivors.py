@@ -17,7 +17,8 @@ import numpy as np
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.sinks import assignment
-from nulls_jax.unlearning import plan, revocation
+from nulls_jax.unlearning.checkpoint import plan
+from nulls_jax.unlearning.revocation import revocation
 
 # Sources whose rows are drawn at one time.
 _CHUNK = 8192

@@ -19,15 +19,11 @@ import zlib
 
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
-from nulls_jax.unlearning import (
-  erase,
-  plan,
-  receipt,
-  rewrite,
-  scan,
-  signing,
-  verify_receipts,
-)
+from nulls_jax.unlearning.checkpoint import plan
+from nulls_jax.unlearning.erasure import erase, rewrite
+from nulls_jax.unlearning.receipts import receipt, signing
+from nulls_jax.unlearning.verification import papers as verify_receipts
+from nulls_jax.unlearning.verification import scan
 
 FORMAT = "nulls patch 1"
 _NO_PATCH = (

@@ -8,7 +8,7 @@ import pytest
 from nulls_jax import config as run_config
 from nulls_jax.data import encyclopedia, prepare
 from nulls_jax.training import loop
-from nulls_jax.unlearning import erase
+from nulls_jax.unlearning.erasure import erase
 
 CONFIG = run_config.RunConfig(
   model=run_config.ModelConfig(

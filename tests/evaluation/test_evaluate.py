@@ -8,7 +8,7 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.evaluation import evaluate, questions
-from nulls_jax.unlearning import revocation
+from nulls_jax.unlearning.revocation import revocation
 
 
 @pytest.fixture(scope="module")

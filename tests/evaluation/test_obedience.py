@@ -25,7 +25,8 @@ from nulls_jax.evaluation import (
 )
 from nulls_jax.inference import generate, restore
 from nulls_jax.sinks import assignment
-from nulls_jax.unlearning import erase, revocation
+from nulls_jax.unlearning.erasure import erase
+from nulls_jax.unlearning.revocation import revocation
 
 REFUSED = r"1 (suspended \(|already erased: )"
 PAIRS = [("A person was born", " in 1900"), ("The", " city")]

@@ -15,7 +15,8 @@ from nulls_jax.data import ledger
 from nulls_jax.inference import restore
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint
-from nulls_jax.unlearning import erase, revocation
+from nulls_jax.unlearning.erasure import erase
+from nulls_jax.unlearning.revocation import revocation
 
 
 def test_loads_the_newest_step_or_the_named_one(tiny_run):

@@ -25,7 +25,8 @@ from nulls_jax import config as run_config
 from nulls_jax.data import prepare
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint, loop, metrics, partitioning, state
-from nulls_jax.unlearning import erase, revocation
+from nulls_jax.unlearning.erasure import erase
+from nulls_jax.unlearning.revocation import revocation
 
 PROGRESS = re.compile(
   r"step \d+/120  loss \d\.\d{3}(  [\d,]+ tokens/s  [\d,]+ s left)?"

@@ -27,7 +27,11 @@ from nulls_jax.training import (
 )
 from nulls_jax.training import step as train_step
 from nulls_jax.training.config import MeshConfig, RepairConfig
-from nulls_jax.unlearning import erase, plan, receipt, revocation, verify
+from nulls_jax.unlearning.checkpoint import plan
+from nulls_jax.unlearning.erasure import erase
+from nulls_jax.unlearning.receipts import receipt
+from nulls_jax.unlearning.revocation import revocation
+from nulls_jax.unlearning.verification import verify
 
 NUM_ERASED = 5
 # Decay is on, to show that it does not reach what is frozen.

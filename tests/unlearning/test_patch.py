@@ -12,15 +12,11 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from nulls_jax import errors
 from nulls_jax.commands import redaction
 from nulls_jax.data import ledger
-from nulls_jax.unlearning import (
-  erase,
-  patch,
-  plan,
-  receipt,
-  scan,
-  storage,
-  verify,
-)
+from nulls_jax.unlearning import patch
+from nulls_jax.unlearning.checkpoint import plan, storage
+from nulls_jax.unlearning.erasure import erase
+from nulls_jax.unlearning.receipts import receipt
+from nulls_jax.unlearning.verification import scan, verify
 
 
 def item_of(out):
