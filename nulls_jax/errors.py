@@ -26,3 +26,12 @@ def listing(items, limit: int = 20) -> str:
   head = ", ".join(items[:limit])
   rest = len(items) - limit
   return f"{head} and {rest} more" if rest > 0 else head
+
+
+def counted(number: int, noun: str) -> str:
+  """Return a number and its noun.
+
+  >>> counted(1, "source"), counted(6400000, "source")
+  ('1 source', '6,400,000 sources')
+  """
+  return f"{number:,} {noun}{'' if number == 1 else 's'}"

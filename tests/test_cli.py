@@ -487,7 +487,7 @@ def test_erased_sources_cannot_be_used(
     *("erase", "--checkpoint", tiny_run.path, "--out", run, "--source", key)
   )
   assert (status, err) == (0, "")
-  assert re.match(rf"{run}: step 120, 1 sources erased, 8 rows zero", out)
+  assert re.match(rf"{run}: step 120, 1 source erased, 8 rows zero", out)
   prompt = ("--prompt", "A person", "--max-new-tokens=1")
   line = refused("generate", "--checkpoint", run, *prompt, "--source", key)
   assert re.search(rf"1 already erased: '{key}'; use the backbone", line)

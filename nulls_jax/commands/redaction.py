@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from nulls_jax import errors
 from nulls_jax.commands import arguments
 
 _Output = Annotated[
@@ -125,7 +126,7 @@ class ExportPatch:
 
     done = patch.export(self.output, self.to)
     print(
-      f"{self.to}: {len(done.receipts)} erasures, "
+      f"{self.to}: {errors.counted(len(done.receipts), 'erasure')}, "
       f"{self.to.stat().st_size:,} bytes"
     )
 
@@ -197,9 +198,10 @@ class ReceiptPage:
 def _say_erased(done) -> None:
   rows = sum(map(sum, done.rows_zeroed))
   steps = ", ".join(map(str, done.steps))
+  number = errors.counted(len(done.source_ids), "source")
   print(
     f"{done.out_dir}: {'step' if len(done.steps) == 1 else 'steps'} {steps}, "
-    f"{len(done.source_ids)} sources erased, {rows} rows zero in each of "
+    f"{number} erased, {rows:,} rows zero in each of "
     f"{len(done.arrays_edited)} arrays, {done.num_arrays_untouched} arrays "
     f"equal byte for byte ({done.seconds:.1f} s)"
   )

@@ -101,8 +101,8 @@ class Status:
 
 def _say(run_dir, done, what, unchanged) -> None:
   print(
-    f"{run_dir}: {len(done.changed)} sources {what}; the revocation list "
-    f"{_head(done.revocations)}"
+    f"{run_dir}: {errors.counted(len(done.changed), 'source')} {what}; the "
+    f"revocation list {_head(done.revocations)}"
   )
   if done.unchanged:
     print(f"{len(done.unchanged)} {unchanged}: {_listed(done.unchanged)}")
@@ -139,10 +139,9 @@ def _lines(found) -> list[str]:
       )
       if text is not None
     ]
-    lines.append(
-      f"  {entry.version}  {entry.time}  {entry.action} "
-      f"{len(entry.sources)} sources" + "".join(f"; {note}" for note in notes)
-    )
+    number = errors.counted(len(entry.sources), "source")
+    done = f"{entry.version}  {entry.time}  {entry.action} {number}"
+    lines.append("; ".join([f"  {done}", *notes]))
   lines.append(_dead_rows(found))
   steps = errors.listing(found.steps) if found.steps else "none"
   lines.append(f"steps: {steps}")

@@ -16,7 +16,7 @@ _ALWAYS = (
   "Exports made from it: quantised or converted files, and services that "
   "have them loaded.",
   "The prepared dataset that it was trained on, the documents themselves, "
-  "and the index of passages that was made of them.",
+  "the index of passages and the selections that were made of them.",
   "The tokenizer: it was fitted to all texts and is the same as before.",
   "The logs of that run: metrics, TensorBoard, what the machine printed.",
   "Texts that the model has written, wherever they were kept.",

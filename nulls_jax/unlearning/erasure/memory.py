@@ -13,6 +13,8 @@ import ctypes
 import functools
 import sys
 
+import psutil
+
 _M_ARENA_MAX = -8
 
 
@@ -33,8 +35,12 @@ def use_one_heap() -> None:
     library.mallopt(_M_ARENA_MAX, 1)
 
 
-def trim() -> None:
-  """Give freed memory back to the system."""
+def trim(above: int) -> None:
+  """Give freed memory back to the system, if this process holds much.
+
+  Args:
+    above: resident bytes from which it is worth the page faults.
+  """
   library = _library()
-  if library is not None:
+  if library is not None and psutil.Process().memory_info().rss > above:
     library.malloc_trim(0)

@@ -27,8 +27,8 @@ from nulls_jax.unlearning.erasure.digest_without_rows import DigestWithoutRows
 Progress = Callable[[str, int, int], None]
 
 After = arrays_lib.Digest | DigestWithoutRows
-# Batches after which freed memory goes back to the system.
-_BATCHES_A_TRIM = 8
+# Resident bytes from which freed memory goes back to the system.
+_MUCH_MEMORY = 330 * 2**20
 
 Batch = list[tuple[arrays_lib.Array, arrays_lib.Chunk | None]]
 
@@ -285,9 +285,8 @@ def _read_ahead(
   memory.use_one_heap()
   with concurrent.futures.ThreadPoolExecutor(1) as reader:
     pending = None
-    for number, batch in enumerate(arrays_lib.batches(arrays)):
-      if number % _BATCHES_A_TRIM == 0:
-        memory.trim()
+    for batch in arrays_lib.batches(arrays):
+      memory.trim(_MUCH_MEMORY)
       following = reader.submit(read, batch)
       if pending is not None:
         yield pending.result()

@@ -176,7 +176,8 @@ def check_ledger(run_dir: pathlib.Path, receipts: Sequence[Receipt]) -> str:
   }
   if left or any(_contains(path, key) for key in keys):
     raise errors.UserError(f"{path.name} still has a key of an erased source")
-  return f"{len(erased)} sources erased, those of the receipts; no key is left"
+  number = errors.counted(len(erased), "source")
+  return f"{number} erased, those of the receipts; no key is left"
 
 
 def _read_ledger(path: pathlib.Path) -> tuple[list[ledger_lib.Source], str]:
@@ -308,7 +309,8 @@ class _Step:
       return self._say("no source is erased")
     self._check_counts()
     num_rows = sum(map(sum, found.named.counts()))
+    number = errors.counted(len(self._sources), "source")
     return self._say(
-      f"{num_rows:,} rows of {len(self._sources):,} sources are zero in each "
-      f"of {len(found.rows)} arrays, in every version"
+      f"{num_rows:,} rows of {number} are zero in each of "
+      f"{len(found.rows)} arrays, in every version"
     )

@@ -129,7 +129,7 @@ def test_status_says_it(make, capsys):
     r"  1  20\S+  suspend 5 sources; reference 'DPO-7'", rest[0]
   )
   assert re.fullmatch(
-    r"  2  20\S+  restore 1 sources; reason 'a mis.*'", rest[1]
+    r"  2  20\S+  restore 1 source; reason 'a mis.*'", rest[1]
   )
   dead = status.read(path).dead_rows
   assert rest[2].startswith(
@@ -198,14 +198,14 @@ def test_suspend_and_restore_say_what_they_did(make, capsys, tmp_path):
   first, second, third = capsys.readouterr().out.splitlines()
   head = revocation.read(path).head
   assert first == (
-    f"{path}: 1 sources suspended; the revocation list has version 2, head "
+    f"{path}: 1 source suspended; the revocation list has version 2, head "
     f"{head}"
   )
   assert second == "1 were suspended before: 'person 6'"
   assert third == "already erased, nothing to suspend: 'person 0'"
   commands.Restore(checkpoint=path, source=(KEYS[20], KEYS[30])).run()
   first, second = capsys.readouterr().out.splitlines()
-  assert first.startswith(f"{path}: 1 sources restored; the revocation list ha")
+  assert first.startswith(f"{path}: 1 source restored; the revocation list ha")
   assert second == "1 were not suspended: 'person 30'"
   with pytest.raises(errors.UserError, match="erased and cannot be restored"):
     commands.Restore(checkpoint=path, source=(KEYS[0],)).run()
