@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the only module that imports Orbax.
+"""Checkpoints of a run: the only module, benchmarks apart, that imports Orbax.
 
 A step holds one item, "state", and custom metadata with the resolved config,
 the assignment, the fingerprints of tokenizer and ledger and a checksum of

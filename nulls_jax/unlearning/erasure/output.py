@@ -83,7 +83,7 @@ def check_destination(
   """Refuse a destination that exists or lies in an input, by any path."""
   if os.path.lexists(destination):
     raise errors.UserError(
-      f"{destination} exists; an erasure is written into a new directory "
+      f"{destination} exists; the output is written into a new directory "
       "only: give another one, or remove it"
     )
   # By file numbers: links, mounts and letter case cannot hide a directory.

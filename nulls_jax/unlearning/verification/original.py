@@ -161,14 +161,12 @@ class _Source:
 
   def _trained(self) -> set[str]:
     """Return the arrays that a repair has changed since."""
-    return {
-      array["name"]
+    repairs = (
+      receipt
       for receipt in self._later
       if receipt.predicate["action"] == "repair"
-      for step in receipt.predicate["steps"]
-      for array in step["arrays"]
-      if array["before"] != array["after"]
-    }
+    )
+    return set().union(*map(verify_receipts.changed_by, repairs))
 
   def _differs(self, array) -> errors.UserError:
     place = None

@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from concurrent import futures
 
 from nulls_jax import errors
+from nulls_jax.unlearning.checkpoint import moments
 from nulls_jax.unlearning.receipts import page as receipt_page
 from nulls_jax.unlearning.receipts import receipt as receipt_lib
 from nulls_jax.unlearning.receipts import signing
 from nulls_jax.unlearning.receipts.receipt import Receipt
 
 _NUM_THREADS = 4
+# What a repair may change; of the rest it may leave arrays out.
+_TRAINED = frozenset({".".join(("params", *moments.SINK_PATH)), "step"})
 
 
 def check_chain(receipts: Sequence[Receipt]) -> str:
@@ -53,6 +56,9 @@ def _inconsistent(receipt: Receipt):
       yield f"{untouched} arrays of step {step['step']} have equal digests"
     if sum(map(sum, step["rowsZeroed"])) != step["numRowsZeroed"]:
       yield f"rows of step {step['step']} do not add up"
+  if predicate["action"] == "repair":
+    for name in sorted(changed_by(receipt) - _TRAINED):
+      yield f"{name} has another digest, and a repair trains sinks only"
   if stated != receipt.subjects(receipt_lib.ARRAY_DIGEST):
     yield "its subjects are not its arrays"
 
@@ -65,6 +71,11 @@ def _broken_off(receipt: Receipt, earlier: Receipt | None):
     if receipt.predicate[name] != earlier.predicate[name]:
       yield f"another {name} than {earlier.path.name}"
   left = {step["step"]: step for step in earlier.predicate["steps"]}
+  if receipt.predicate["action"] == "repair":
+    ends = [digests_of(step, "after") for step in left.values()]
+    for step in receipt.predicate["steps"]:
+      if digests_of(step, "before") not in ends:
+        yield f"it began with no step that {earlier.path.name} left"
   for step in receipt.predicate["steps"]:
     if step["step"] not in left:
       continue
@@ -75,6 +86,16 @@ def _broken_off(receipt: Receipt, earlier: Receipt | None):
         f"step {step['step']} was not as {earlier.path.name} left it "
         f"({differing(before, after)})"
       )
+
+
+def changed_by(receipt: Receipt) -> set[str]:
+  """Return the names of arrays that have other digests after it."""
+  return {
+    array["name"]
+    for step in receipt.predicate["steps"]
+    for array in step["arrays"]
+    if array["after"] not in (None, array["before"])
+  }
 
 
 def digests_of(step: dict, when: str) -> dict[str, str]:

@@ -178,8 +178,20 @@ def change_rows(item, places):
   return before
 
 
-def repair(source, out, config, place=None):
-  """What a repair writes: another step, with a surviving row trained."""
+SINKS = "params.layers.sinks.table"
+
+
+def repair(source, out, config, place=None, edited=(SINKS,), began=None):
+  """What a repair writes: another step, with a surviving row trained.
+
+  Args:
+    source: the run.
+    out: the new run.
+    config: the settings of its sinks.
+    place: the row, a surviving one by default.
+    edited: what the receipt says was edited.
+    began: digests that the receipt says it began with; the run's by default.
+  """
   shutil.copytree(
     source, out, ignore=shutil.ignore_patterns("receipts", "partial")
   )
@@ -198,12 +210,12 @@ def repair(source, out, config, place=None):
         name=array.name,
         shape=array.shape,
         data_type=array.data_type,
-        before=before.digests[array.name],
+        before=(began or before.digests)[array.name],
         after=after.digests[array.name],
       )
       for array in after.arrays
     ),
-    edited=("params.layers.sinks.table",),
+    edited=edited,
     rows_zeroed=((0, 0), (0, 0)),
   )
   facts = receipt.Facts(
@@ -256,6 +268,21 @@ def test_a_repair_that_brought_a_row_back(make_run, keys, tmp_path):
   found = verify.verify(tmp_path / "b")
   assert [check.name for check in found.failures] == ["rows"]
   assert f"layer 0, stratum 0, row {row})" in found.failures[0].detail
+
+
+def test_a_repair_changes_sinks_only(make_run, keys, tmp_path):
+  run, norm = make_run(), "params.norm.scale"
+  erase.erase(run.path, tmp_path / "a", keys[:1])
+  began = dict(scan.scan(item_of(tmp_path / "a"), run.config, []).digests)
+  began[norm] = "0" * 64
+  repair(
+    *(tmp_path / "a", tmp_path / "b", run.config),
+    **{"edited": (SINKS, norm), "began": began},
+  )
+  (check,) = verify.verify(tmp_path / "b").failures
+  assert check.name == "receipts"
+  assert f"{norm} has another digest, and a repair trains" in check.detail
+  assert "it began with no step that 0001-" in check.detail
 
 
 # -- The command
