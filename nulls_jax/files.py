@@ -1,7 +1,10 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what a disk may refuse."""
 
+import contextlib
+import errno
 import os
 import pathlib
+import sqlite3
 
 from nulls_jax import errors
 
@@ -24,3 +27,52 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     raise errors.MachineError(
       f"{path}: cannot be written: {error.strerror}"
     ) from error
+
+
+@contextlib.contextmanager
+def disk_errors(place: str | os.PathLike):
+  """Turn failures of disk and permissions under `place` into one line.
+
+  Raises:
+    errors.MachineError: the disk is full or fails.
+    errors.UserError: the place cannot be written, or another program has
+      the database locked.
+  """
+  try:
+    yield
+  except sqlite3.OperationalError as error:
+    # The low byte is the primary code; the rest says where.
+    code = error.sqlite_errorcode & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+      raise errors.MachineError(_FULL.format(place)) from error
+    if code == sqlite3.SQLITE_IOERR:
+      raise errors.MachineError(f"writing {place} failed: {error}") from error
+    if code in _MENDABLE_CODES:
+      raise errors.UserError(f"{place} cannot be written: {error}") from error
+    raise
+  except OSError as error:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+      raise errors.MachineError(_FULL.format(place)) from error
+    if error.errno == errno.EIO:
+      raise errors.MachineError(f"writing {place} failed: {error}") from error
+    if error.errno in _MENDABLE_NUMBERS:
+      raise errors.UserError(
+        f"{place} cannot be written: {error.strerror}; choose another place "
+        "or mend its permissions"
+      ) from error
+    raise
+
+
+_FULL = "the disk is full while writing {}; free space and repeat"
+_MENDABLE_CODES = (
+  sqlite3.SQLITE_READONLY,
+  sqlite3.SQLITE_CANTOPEN,
+  sqlite3.SQLITE_BUSY,
+)
+_MENDABLE_NUMBERS = (
+  errno.EACCES,
+  errno.EPERM,
+  errno.EROFS,
+  errno.ENOTDIR,
+  errno.EEXIST,
+)

@@ -99,7 +99,7 @@ def make_ledger(path: pathlib.Path, count: int, seed: int = 0) -> None:
 
   partial = path.with_name(f"{path.name}.partial")
   partial.unlink(missing_ok=True)
-  with ledger.disk_errors(path):
+  with files.disk_errors(path):
     ledger.Ledger.create(partial).close()
     connection = sqlite3.connect(partial)
     connection.executescript(

@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from nulls_jax import errors
-from nulls_jax.data import encyclopedia_facts, ledger
+from nulls_jax import errors, files
+from nulls_jax.data import encyclopedia_facts
 
 NUM_DISTRACTORS = 5
 SMALL_SUPPORTS = (1, 2, 4, 8)
@@ -266,7 +266,7 @@ class Encyclopedia:
       Paths of the files by "documents", "held_out", "probes".
     """
     directory = pathlib.Path(directory)
-    with ledger.disk_errors(directory):
+    with files.disk_errors(directory):
       directory.mkdir(parents=True, exist_ok=True)
     paths = {}
     for name, lines in (
@@ -281,7 +281,7 @@ class Encyclopedia:
 
 def _write_lines(path: pathlib.Path, lines: Iterable[dict]):
   partial = path.with_name(path.name + ".partial")
-  with ledger.disk_errors(path):
+  with files.disk_errors(path):
     with open(partial, "w", encoding="utf-8") as file:
       for line in lines:
         file.write(json.dumps(line, ensure_ascii=False) + "\n")

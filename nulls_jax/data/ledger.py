@@ -13,9 +13,7 @@ its 64-bit id never change; after `erase` the key's text is nowhere in the
 file, while the id stays, so that asking for the key again finds the erasure.
 """
 
-import contextlib
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -26,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import conditions, readers, suggestions
 from nulls_jax.sinks import assignment
 
@@ -98,7 +96,7 @@ class Ledger:
     path = pathlib.Path(path)
     if path.exists():
       raise errors.UserError(f"{path} exists; a ledger is never overwritten")
-    with disk_errors(path):
+    with files.disk_errors(path):
       # One file and nothing beside it: no write-ahead log to forget.
       connection = sqlite3.connect(path)
       connection.executescript(_SCHEMA)
@@ -171,7 +169,7 @@ class Ledger:
     """
     chunk: dict[str, list] = {}
     next_index = self.num_sources + 1
-    with disk_errors(self.path), self._connection:
+    with files.disk_errors(self.path), self._connection:
       for key, num_documents, metadata in entries:
         if key in chunk:
           chunk[key][0] += num_documents
@@ -225,7 +223,7 @@ class Ledger:
       for index, count in enumerate(num_tokens.tolist())
       if index
     )
-    with disk_errors(self.path), self._connection:
+    with files.disk_errors(self.path), self._connection:
       self._connection.executemany(
         "UPDATE sources SET num_tokens = ? WHERE source_index = ?", updates
       )
@@ -379,7 +377,7 @@ class Ledger:
       errors.UserError: keys are unknown or already erased; nothing changes.
     """
     sources = self.find(dict.fromkeys(keys))
-    with disk_errors(self.path):
+    with files.disk_errors(self.path):
       with self._connection:
         self._connection.executemany(
           "UPDATE sources SET key = NULL, metadata = '{}', status = 'erased' "
@@ -399,52 +397,3 @@ def _source(row: tuple) -> Source:
     metadata=json.loads(row[5]),
     status=row[6],
   )
-
-
-@contextlib.contextmanager
-def disk_errors(place: str | os.PathLike):
-  """Turn failures of disk and permissions under `place` into one line.
-
-  Raises:
-    errors.MachineError: the disk is full or fails.
-    errors.UserError: the place cannot be written, or another program has
-      the ledger locked.
-  """
-  try:
-    yield
-  except sqlite3.OperationalError as error:
-    # The low byte is the primary code; the rest says where.
-    code = error.sqlite_errorcode & 0xFF
-    if code == sqlite3.SQLITE_FULL:
-      raise errors.MachineError(_FULL.format(place)) from error
-    if code == sqlite3.SQLITE_IOERR:
-      raise errors.MachineError(f"writing {place} failed: {error}") from error
-    if code in _MENDABLE_CODES:
-      raise errors.UserError(f"{place} cannot be written: {error}") from error
-    raise
-  except OSError as error:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-      raise errors.MachineError(_FULL.format(place)) from error
-    if error.errno == errno.EIO:
-      raise errors.MachineError(f"writing {place} failed: {error}") from error
-    if error.errno in _MENDABLE_NUMBERS:
-      raise errors.UserError(
-        f"{place} cannot be written: {error.strerror}; choose another place "
-        "or mend its permissions"
-      ) from error
-    raise
-
-
-_FULL = "the disk is full while writing {}; free space and repeat"
-_MENDABLE_CODES = (
-  sqlite3.SQLITE_READONLY,
-  sqlite3.SQLITE_CANTOPEN,
-  sqlite3.SQLITE_BUSY,
-)
-_MENDABLE_NUMBERS = (
-  errno.EACCES,
-  errno.EPERM,
-  errno.EROFS,
-  errno.ENOTDIR,
-  errno.EEXIST,
-)

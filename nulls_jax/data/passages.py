@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from array_record.python import array_record_module
 
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import (
   conditions,
   ledger,
@@ -166,7 +166,7 @@ def build(
     raise errors.UserError(f"{kind!r} is neither 'words' nor 'trigrams'")
   path = prepared.directory / FILE
   partial = path.with_name(f"{FILE}.partial")
-  with ledger.disk_errors(path), _locked(prepared.directory):
+  with files.disk_errors(path), _locked(prepared.directory):
     if _identity(prepared, kind).items() <= _info(path).items():
       return path
     partial.unlink(missing_ok=True)

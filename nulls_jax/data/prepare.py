@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import config as data_config
 from nulls_jax.data import ledger as ledger_module
 from nulls_jax.data import packing, readers
@@ -145,7 +145,7 @@ def prepare(
   if reused is not None:
     return reused
   partial = out_directory.with_name(out_directory.name + ".partial")
-  with ledger_module.disk_errors(out_directory):
+  with files.disk_errors(out_directory):
     if partial.exists():
       shutil.rmtree(partial)
     partial.mkdir(parents=True)

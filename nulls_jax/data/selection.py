@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import ledger, readers
 
 FORMAT = "nulls selection 1"
@@ -66,7 +66,7 @@ class Writer:
     self._finished = False
 
   def __enter__(self) -> "Writer":
-    with ledger.disk_errors(self._path):
+    with files.disk_errors(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       self._file = open(self._partial, "wb")
     head = "".join(
@@ -91,12 +91,12 @@ class Writer:
     self._finished = True
 
   def _write(self, text: str):
-    with ledger.disk_errors(self._path):
+    with files.disk_errors(self._path):
       self._file.write(text.encode("utf-8"))
 
   def __exit__(self, *_):
     try:
-      with ledger.disk_errors(self._path), self._file:
+      with files.disk_errors(self._path), self._file:
         if self._finished:
           self._file.flush()
           os.fsync(self._file.fileno())

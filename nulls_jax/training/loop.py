@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nulls_jax import config as run_config
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import ledger, pipeline, prepare, tokenizer
 from nulls_jax.training import checkpoint, metrics, partitioning, state
 from nulls_jax.training import step as train_step
@@ -223,7 +223,7 @@ def _not_finite(number, what, run_dir):
 
 def _open_run(run_dir, config, prepared, fingerprint):
   """Create the run directory, or check that it is this config's."""
-  with ledger.disk_errors(run_dir):
+  with files.disk_errors(run_dir):
     path = run_dir / "config.json"
     if path.exists():
       _check_run(run_dir, config, prepared, fingerprint)

@@ -19,7 +19,7 @@ import rich.progress
 from tensorboardX import crc32c
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from nulls_jax.data import ledger
+from nulls_jax import files
 
 # Dense bf16 peak of one chip, FLOP/s, from the makers' data sheets.
 PEAK_FLOPS = {
@@ -102,7 +102,7 @@ class Writer:
     if not self._enabled:
       return
     path = run_dir / "metrics.jsonl"
-    with ledger.disk_errors(run_dir):
+    with files.disk_errors(run_dir):
       keep_until(path, first_step)
       # Unbuffered: what a full disk refuses must not come again at the end.
       self._file = path.open("ab", buffering=0)
@@ -148,7 +148,7 @@ class Writer:
       name: None if isinstance(value, float) and math.isnan(value) else value
       for name, value in record.items()
     }
-    with ledger.disk_errors(self._path):
+    with files.disk_errors(self._path):
       _write(self._file, json.dumps(record).encode() + b"\n")
       self._board.write(step, record)
     self._terminal.show(step, values["loss"], rate, step_seconds)

@@ -209,21 +209,6 @@ def test_full_disk_is_the_machines_failure(path):
     assert book.num_sources == 4
 
 
-def test_disk_errors_of_files(tmp_path):
-  with (
-    pytest.raises(errors.MachineError, match="disk is full while writing here"),
-    ledger.disk_errors("here"),
-    open("/dev/full", "wb") as file,
-  ):
-    file.write(b"x")
-  (tmp_path / "file").write_bytes(b"")
-  with (
-    pytest.raises(errors.UserError, match="here cannot be written: Not a dir"),
-    ledger.disk_errors("here"),
-  ):
-    (tmp_path / "file" / "below").mkdir()
-
-
 def test_metadata_is_json(path):
   connection = sqlite3.connect(path)
   rows = connection.execute("SELECT metadata FROM sources").fetchall()

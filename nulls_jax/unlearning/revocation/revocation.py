@@ -167,7 +167,7 @@ class Watch:
   def _state(self) -> tuple[int, ...]:
     """Return what differs for every file that was ever under this name."""
     try:
-      with ledger_lib.disk_errors(self._path):
+      with files.disk_errors(self._path):
         found = self._path.stat()
     except FileNotFoundError:
       return ()
@@ -211,7 +211,7 @@ def _change(run_dir, keys, action, reference, reason) -> Change:
       f"{run_dir}: {len(erased)} sources were erased and cannot be restored: "
       f"{listed}; their sinks are gone from this run, take them off the list"
     )
-  with ledger_lib.disk_errors(run_dir), _locked(run_dir) as directory:
+  with files.disk_errors(run_dir), _locked(run_dir) as directory:
     before = read(run_dir)
     changed = tuple(
       key
@@ -245,7 +245,7 @@ def read_settings(run_dir: pathlib.Path) -> dict[str, Any]:
   """
   path = run_dir / CONFIG_FILE
   try:
-    with ledger_lib.disk_errors(path):
+    with files.disk_errors(path):
       settings = json.loads(path.read_text("utf-8"))
   except FileNotFoundError:
     raise errors.UserError(

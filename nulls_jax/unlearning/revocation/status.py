@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.revocation import revocation
@@ -196,7 +196,7 @@ def _steps(run_dir: pathlib.Path) -> tuple[int, ...]:
 
 
 def _names(folder: pathlib.Path) -> tuple[str, ...]:
-  with ledger_lib.disk_errors(folder):
+  with files.disk_errors(folder):
     if not folder.is_dir():
       return ()
     return tuple(sorted(path.name for path in folder.iterdir()))

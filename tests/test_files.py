@@ -1,0 +1,31 @@
+"""Files that are whole or not there, and what a disk may refuse."""
+
+import pytest
+
+from nulls_jax import errors, files
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+  path = tmp_path / "deep" / "name"
+  files.write_whole(path, "one\n")
+  files.write_whole(path, "two\n")
+  assert path.read_text() == "two\n"
+  assert [one.name for one in path.parent.iterdir()] == ["name"]
+  with pytest.raises(errors.MachineError, match="below: cannot be written: "):
+    files.write_whole(path / "below", "three")
+  assert path.read_text() == "two\n"
+
+
+def test_disk_errors_of_files(tmp_path):
+  with (
+    pytest.raises(errors.MachineError, match="disk is full while writing here"),
+    files.disk_errors("here"),
+    open("/dev/full", "wb") as file,
+  ):
+    file.write(b"x")
+  (tmp_path / "file").write_bytes(b"")
+  with (
+    pytest.raises(errors.UserError, match="here cannot be written: Not a dir"),
+    files.disk_errors("here"),
+  ):
+    (tmp_path / "file" / "below").mkdir()
