@@ -128,11 +128,15 @@ def test_processes_share_the_same_batches(prepared, table, process_count):
 
 def test_a_process_reads_only_its_own_rows(prepared, table, monkeypatch):
   reads = []
-  original = pipeline.grain.sources.ArrayRecordDataSource.__getitem__
+
+  # A class of its own: threads of other tests may still be reading ahead.
+  class Recording(pipeline.grain.sources.ArrayRecordDataSource):
+    def __getitem__(self, index):
+      reads.append(index)
+      return super().__getitem__(index)
+
   monkeypatch.setattr(
-    pipeline.grain.sources.ArrayRecordDataSource,
-    "__getitem__",
-    lambda self, index: reads.append(index) or original(self, index),
+    pipeline.grain.sources, "ArrayRecordDataSource", Recording
   )
   found = pipeline.batches(
     prepared,
