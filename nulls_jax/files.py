@@ -9,8 +9,12 @@ import sqlite3
 from nulls_jax import errors
 
 
-def write_whole(path: pathlib.Path, text: str) -> None:
-  """Write a text file beside its place, sync it and rename it there.
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+  """Write a file beside its place, sync it and rename it there.
+
+  Args:
+    path: its place; parents are made.
+    content: bytes, or text that becomes UTF-8.
 
   Raises:
     errors.MachineError: it cannot be written, the disk is full for one.
@@ -18,8 +22,8 @@ def write_whole(path: pathlib.Path, text: str) -> None:
   partial = path.with_name(f"{path.name}.partial")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w", encoding="utf-8") as file:
-      file.write(text)
+    with open(partial, "wb") as file:
+      file.write(content.encode() if isinstance(content, str) else content)
       file.flush()
       os.fsync(file.fileno())
     os.replace(partial, path)

@@ -1,6 +1,6 @@
 """Time and memory of redaction, against what the disk and tensorstore take.
 
-`python -m nulls_jax.bench.redact` writes runs of 2 GB of random content in
+`nulls bench redact` writes runs of 2 GB of random content in
 two layouts, a chunk a shard and chunks of 16 MB, and erases 1 and 10,000
 sources. Each measurement is a process of its own, so that its peak of memory
 is its own, and all are taken in turn, so that a busy machine disturbs all.
@@ -23,34 +23,16 @@ import time
 from collections.abc import Callable
 
 import tensorstore as ts
-import tyro
 
 from nulls_jax import errors
 from nulls_jax.bench import large_run
+from nulls_jax.bench.settings import RedactSettings
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.unlearning.checkpoint import arrays, moments, plan, storage
 from nulls_jax.unlearning.erasure import erase, output
 from nulls_jax.unlearning.verification import verify as verify_lib
 
 LAYOUTS = {"a chunk a shard": None, "16 MB chunks": 16 * 2**20}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Settings:
-  """Measure erasures and their check on a large run.
-
-  Attributes:
-    gigabytes: of the training state.
-    sources: erased at once, one measurement for each number.
-    repeats: of each measurement.
-    out: folder for the runs, removed afterwards; needs three times the size.
-      A temporary one by default.
-  """
-
-  gigabytes: float = 2.0
-  sources: tuple[int, ...] = (1, 10_000)
-  repeats: int = 3
-  out: pathlib.Path | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +54,7 @@ class Row:
   peaks: list[int]
 
 
-def measure(settings: Settings) -> list[Row]:
+def measure(settings: RedactSettings) -> list[Row]:
   """Return the table's rows; everything that is written is removed."""
   largest = max(settings.sources)
   if largest > large_run.NUM_SOURCES or min(settings.sources) < 1:
@@ -246,16 +228,3 @@ def _spread(values: list[float]) -> str:
   return (
     f"{statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
   )
-
-
-def main() -> int:
-  try:
-    print(show(measure(tyro.cli(Settings))))
-  except errors.UserError as error:
-    print(f"nulls: {error}", file=sys.stderr)
-    return 2
-  return 0
-
-
-if __name__ == "__main__":
-  sys.exit(main())

@@ -17,7 +17,7 @@ import pathlib
 import shutil
 import zlib
 
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.unlearning.checkpoint import plan
 from nulls_jax.unlearning.erasure import erase, rewrite
@@ -98,22 +98,8 @@ def export(run_dir: str | os.PathLike, path: str | os.PathLike) -> Patch:
       for one, envelope in zip(patch.receipts, patch.envelopes, strict=True)
     ],
   }
-  _write(path, gzip.compress(receipt.encode(content), mtime=0))
+  files.write_whole(path, gzip.compress(receipt.encode(content), mtime=0))
   return patch
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-  partial = path.with_name(f"{path.name}.partial")
-  try:
-    with partial.open("wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(partial, path)
-  except OSError as error:
-    raise errors.MachineError(
-      f"{path}: cannot be written: {error.strerror}"
-    ) from error
 
 
 def _envelope(one: receipt.Receipt) -> bytes | None:

@@ -4,12 +4,13 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.bench import large_run, redact
+from nulls_jax.bench.settings import RedactSettings
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
   out = tmp_path_factory.mktemp("bench")
-  settings = redact.Settings(
+  settings = RedactSettings(
     gigabytes=0.004, sources=(1, 300), repeats=1, out=out
   )
   found = redact.measure(settings)
@@ -61,7 +62,7 @@ def test_geometry_has_the_size_that_was_asked_for():
 
 
 def test_refuses_more_sources_than_there_are():
-  settings = redact.Settings(sources=(1, 30_000))
+  settings = RedactSettings(sources=(1, 30_000))
   with pytest.raises(
     errors.UserError, match=r"\(1, 30000\): the run has 20000"
   ):
