@@ -107,7 +107,7 @@ def make_ledger(path: pathlib.Path, count: int, seed: int = 0) -> None:
       "PRAGMA cache_size = -1000000;"
     )
     connection.executemany(
-      "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?)", rows()
+      "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, 0)", rows()
     )
     connection.commit()
     connection.close()

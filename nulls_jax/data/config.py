@@ -1,8 +1,12 @@
 """Settings of a prepared dataset; written into its manifest."""
 
 import dataclasses
+from typing import Any
+
+import numpy as np
 
 from nulls_jax import errors
+from nulls_jax.sinks import assignment
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,12 +21,16 @@ class DataConfig:
       tokenizer is given (an upper bound: a small corpus gives fewer).
     min_piece_sources: pieces that fewer sources use are never emitted; they
       would carry a source's facts around its sinks.
+    class_tokens: tokens of a source of size class 0 at most; class c has at
+      most 2 ** c times as many, the largest class (15) any number. 0 gives
+      every source class 0. `sinks.size_classes` says what classes mean.
   """
 
   row_length: int = 1024
   tile: int = 32
   vocab_size: int = 2048
   min_piece_sources: int = 2
+  class_tokens: int = 0
 
   def __post_init__(self):
     if self.tile < 1 or self.row_length < self.tile:
@@ -40,3 +48,32 @@ class DataConfig:
         f"data.vocab_size={self.vocab_size} leaves no room beside 256 byte "
         "pieces and 4 control pieces; give at least 300"
       )
+    if self.class_tokens < 0:
+      raise errors.UserError(
+        f"data.class_tokens is {self.class_tokens}; give the tokens of a "
+        "source of size class 0 at most, or 0 for no size classes"
+      )
+
+  def size_classes(self, num_tokens: np.ndarray) -> np.ndarray:
+    """Return the size class of sources with so many tokens, int64.
+
+    >>> config = DataConfig(class_tokens=100)
+    >>> config.size_classes(np.array([0, 100, 101, 200, 201])).tolist()
+    [0, 0, 1, 1, 2]
+    """
+    if not self.class_tokens:
+      return np.zeros(np.shape(num_tokens), np.int64)
+    largest = assignment.MAX_SIZE_CLASSES - 1
+    most = [min(self.class_tokens << c, 2**62) for c in range(largest)]
+    return np.searchsorted(most, num_tokens)
+
+  def to_dict(self) -> dict[str, Any]:
+    """Return the fields as a manifest has them.
+
+    Without `class_tokens` where it is 0, as before there were size classes:
+    the same settings have the same digest.
+    """
+    fields = dataclasses.asdict(self)
+    if not self.class_tokens:
+      del fields["class_tokens"]
+    return fields

@@ -8,9 +8,10 @@ included, and is its exact code points: never normalised, trimmed or folded,
 because two sources may differ in no more than that. A key that is unknown,
 but looks like a known one, gets that one suggested (`suggestions`).
 
-Invariant: a source's index, counted from 1 in order of first appearance, and
-its 64-bit id never change; after `erase` the key's text is nowhere in the
-file, while the id stays, so that asking for the key again finds the erasure.
+Invariant: a source's index, counted from 1 in order of first appearance, its
+64-bit id and its size class never change; after `erase` the key's text is
+nowhere in the file, while the id stays, so that asking for the key again finds
+the erasure.
 """
 
 import dataclasses
@@ -25,10 +26,12 @@ from typing import Any
 import numpy as np
 
 from nulls_jax import errors, files
-from nulls_jax.data import conditions, readers, suggestions
+from nulls_jax.data import conditions, readers, routing, suggestions
 from nulls_jax.sinks import assignment
 
-FORMAT = "nulls ledger 1"
+FORMAT = "nulls ledger 2"
+# Without the column of size classes: every source is of class 0.
+_FORMAT_1 = "nulls ledger 1"
 ACTIVE, ERASED = "active", "erased"
 
 # Ledgers up to this size are searched in full for the key that was meant; in
@@ -46,9 +49,11 @@ CREATE TABLE sources (
   num_documents INTEGER NOT NULL,
   num_tokens INTEGER NOT NULL,
   metadata TEXT NOT NULL,
-  status TEXT NOT NULL CHECK (status IN ('active', 'erased'))
+  status TEXT NOT NULL CHECK (status IN ('active', 'erased')),
+  size_class INTEGER NOT NULL DEFAULT 0 CHECK (size_class BETWEEN 0 AND 15)
 );
 """
+# Of both formats; the size class comes after them.
 _COLUMNS = (
   "source_index, source_id, key, num_documents, num_tokens, metadata, status"
 )
@@ -66,6 +71,8 @@ class Source:
     num_tokens: tokens of those, bos and eos included.
     metadata: the other fields of its first document.
     status: "active" or "erased".
+    size_class: it owns 2 ** size_class shares of sinks, as far as a pool
+      has so many classes.
   """
 
   index: int
@@ -75,6 +82,7 @@ class Source:
   num_tokens: int
   metadata: dict[str, Any]
   status: str
+  size_class: int = 0
 
 
 def _to_signed(source_id: int) -> int:
@@ -85,9 +93,16 @@ def _to_signed(source_id: int) -> int:
 class Ledger:
   """An open ledger; a context manager that closes it."""
 
-  def __init__(self, path: pathlib.Path, connection: sqlite3.Connection):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    connection: sqlite3.Connection,
+    has_size_classes: bool = True,
+  ):
     self.path = path
     self._connection = connection
+    self._size_class = "size_class" if has_size_classes else "0"
+    self._columns = f"{_COLUMNS}, {self._size_class}"
     self._connection.execute("PRAGMA secure_delete = ON")
 
   @classmethod
@@ -105,11 +120,33 @@ class Ledger:
     return cls(path, connection)
 
   @classmethod
+  def copy(
+    cls, path: str | os.PathLike, original: str | os.PathLike
+  ) -> "Ledger":
+    """Create a ledger that begins with all sources of another, as they are.
+
+    Of the older format, it becomes one of this format.
+
+    Raises:
+      errors.UserError: the file exists, or the other is no ledger.
+    """
+    with cls.open(original) as book:
+      columns = f"{_COLUMNS}, size_class"
+      query = f"SELECT {book._columns} FROM sources ORDER BY source_index"
+      copied = cls.create(path)
+      with files.disk_errors(path), copied._connection as connection:
+        connection.executemany(
+          f"INSERT INTO sources ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+          book._connection.execute(query),
+        )
+    return copied
+
+  @classmethod
   def open(cls, path: str | os.PathLike, read_only: bool = True) -> "Ledger":
     """Open an existing ledger.
 
     Raises:
-      errors.UserError: the file is missing or no ledger of this format.
+      errors.UserError: the file is missing or no ledger of a known format.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -126,13 +163,13 @@ class Ledger:
       ).fetchone()
     except sqlite3.DatabaseError:
       row = None
-    if row is None or row[0] != FORMAT:
+    if row is None or row[0] not in (FORMAT, _FORMAT_1):
       connection.close()
       found = "no ledger" if row is None else f"a ledger of format {row[0]!r}"
       raise errors.UserError(
         f"{path} is {found}; expected a ledger.sqlite of format {FORMAT!r}"
       )
-    return cls(path, connection)
+    return cls(path, connection, has_size_classes=row[0] == FORMAT)
 
   def __enter__(self) -> "Ledger":
     return self
@@ -152,7 +189,7 @@ class Ledger:
 
   def __iter__(self) -> Iterator[Source]:
     """Yield all sources by index."""
-    query = f"SELECT {_COLUMNS} FROM sources ORDER BY source_index"
+    query = f"SELECT {self._columns} FROM sources ORDER BY source_index"
     for row in self._connection.execute(query):
       yield _source(row)
 
@@ -207,7 +244,7 @@ class Ledger:
           f"{number % 2**64:016x}; rename one of them"
         )
     self._connection.executemany(
-      "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?)", new
+      f"INSERT INTO sources ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", new
     )
     self._connection.executemany(
       "UPDATE sources SET num_documents = num_documents + ? "
@@ -216,16 +253,43 @@ class Ledger:
     )
     return len(new)
 
-  def set_num_tokens(self, num_tokens: np.ndarray):
-    """Store the tokens of all sources: `int64 [num_sources + 1]`, 0 first."""
+  def add_num_tokens(self, num_tokens: np.ndarray):
+    """Add to the tokens of all sources: `int64 [num_sources + 1]`, 0 first."""
     updates = (
-      (int(count), index)
+      (count, index)
       for index, count in enumerate(num_tokens.tolist())
-      if index
+      if index and count
     )
     with files.disk_errors(self.path), self._connection:
       self._connection.executemany(
-        "UPDATE sources SET num_tokens = ? WHERE source_index = ?", updates
+        "UPDATE sources SET num_tokens = num_tokens + ? WHERE source_index = ?",
+        updates,
+      )
+
+  def set_size_classes(self, classes: np.ndarray):
+    """Store the size classes of all sources.
+
+    Args:
+      classes: `[num_sources + 1]` by index; the first is of no source, and
+        not looked at.
+
+    Raises:
+      errors.UserError: size classes cannot tell two of the sources apart, or
+        the ledger is of the format that has none.
+    """
+    if not classes[1:].any():
+      return
+    if self._size_class == "0":
+      raise errors.UserError(
+        f"{self.path} has the format {_FORMAT_1!r}, without size classes; "
+        "prepare the documents again with this version"
+      )
+    routing.check_distinct(self, self.ids())
+    updates = enumerate(classes.tolist())
+    with files.disk_errors(self.path), self._connection:
+      self._connection.executemany(
+        "UPDATE sources SET size_class = ? WHERE source_index = ?",
+        ((number, index) for index, number in updates if index and number),
       )
 
   def find(
@@ -287,7 +351,7 @@ class Ledger:
     Raises:
       errors.UserError: SQLite finds a pattern of the condition too complex.
     """
-    query = f"SELECT {_COLUMNS} FROM sources WHERE {condition.sql}"
+    query = f"SELECT {self._columns} FROM sources WHERE {condition.sql}"
     parts = [()]
     if indices is not None:
       indices = sorted(set(indices))
@@ -329,7 +393,9 @@ class Ledger:
     for start in range(0, len(ids), _CHUNK):
       part = ids[start : start + _CHUNK]
       marks = ",".join("?" * len(part))
-      query = f"SELECT {_COLUMNS} FROM sources WHERE source_id IN ({marks})"
+      query = (
+        f"SELECT {self._columns} FROM sources WHERE source_id IN ({marks})"
+      )
       rows.extend(self._connection.execute(query, part))
     return rows
 
@@ -341,14 +407,33 @@ class Ledger:
     result[rows["index"]] = rows["id"]
     return result.view(np.uint64)
 
+  def size_classes(self) -> np.ndarray:
+    """Return the size classes by index: `uint8 [num_sources + 1]`, 0 first."""
+    result = np.zeros(self.num_sources + 1, np.uint8)
+    query = (
+      f"SELECT source_index, {self._size_class} FROM sources "
+      f"WHERE {self._size_class} != 0"
+    )
+    rows = np.fromiter(self._connection.execute(query), _INDEX_AND_ID)
+    result[rows["index"]] = rows["id"]
+    return result
+
   def fingerprint(self) -> str:
-    """Return the SHA-256 of all ids in order, which no erasure changes."""
-    return hashlib.sha256(self.ids().astype("<u8").tobytes()).hexdigest()
+    """Return what says whose rows are whose, and no erasure changes.
+
+    The SHA-256 of all ids in order, and of all size classes after them (a
+    byte each) unless every one is 0.
+    """
+    digest = hashlib.sha256(self.ids().astype("<u8").tobytes())
+    classes = self.size_classes()
+    if classes.any():
+      digest.update(classes.tobytes())
+    return digest.hexdigest()
 
   def erased(self) -> list[Source]:
     """Return the erased sources, by index; their keys are gone."""
     query = (
-      f"SELECT {_COLUMNS} FROM sources WHERE status = 'erased' "
+      f"SELECT {self._columns} FROM sources WHERE status = 'erased' "
       "ORDER BY source_index"
     )
     return [_source(row) for row in self._connection.execute(query)]
@@ -359,8 +444,7 @@ class Ledger:
     Row 0, no source, is (0, 0); so are the rows of erased sources, which
     can therefore not be activated.
     """
-    ids = self.ids()
-    words = assignment.routing_words(config, ids, np.arange(len(ids)))
+    words = routing.all_words(config, self)
     query = "SELECT source_index FROM sources WHERE status = 'erased'"
     erased = [row[0] for row in self._connection.execute(query)]
     words[erased] = 0
@@ -396,4 +480,5 @@ def _source(row: tuple) -> Source:
     num_tokens=row[4],
     metadata=json.loads(row[5]),
     status=row[6],
+    size_class=row[7],
   )

@@ -21,8 +21,8 @@ from array_record.python import array_record_module
 
 from nulls_jax import errors, files
 from nulls_jax.data import config as data_config
+from nulls_jax.data import extension, packing, readers
 from nulls_jax.data import ledger as ledger_module
-from nulls_jax.data import packing, readers
 from nulls_jax.data import tokenizer as tokenizer_module
 from nulls_jax.sinks import assignment
 
@@ -32,6 +32,7 @@ TOKENIZER = "tokenizer.model"
 LEDGER = "ledger.sqlite"
 ROWS = "rows-00000-of-00001.array_record"
 
+_ERASED = "its source was erased from the run"
 _READ_SIZE = 1 << 20
 _REPORT_EVERY = 10_000
 
@@ -97,6 +98,7 @@ def prepare(
   config: data_config.DataConfig,
   *,
   tokenizer_path: str | os.PathLike | None = None,
+  extends: str | os.PathLike | None = None,
   exclude: Collection[str] = frozenset(),
   on_error: str = "stop",
   allow_no_source: bool = False,
@@ -112,6 +114,10 @@ def prepare(
       dataset of the very same inputs.
     config: how documents become rows.
     tokenizer_path: use this tokenizer instead of training one.
+    extends: a run that is to learn more: take its tokenizer, and begin the
+      ledger with its sources, see `extension`. Documents of sources that
+      were erased from it are refused and counted. Documents and tokens of
+      its other sources are added to what its ledger says.
     exclude: keys of sources to leave out, also from tokenizer training.
     on_error: "stop" at the first bad line, or "refuse" it: count it in the
       manifest and go on.
@@ -128,13 +134,19 @@ def prepare(
     raise errors.UserError(
       f"on_error={on_error!r} is neither 'stop' nor 'refuse'"
     )
+  if extends is not None and tokenizer_path is not None:
+    raise errors.UserError(
+      f"the run {extends} goes on with its own tokenizer; leave --tokenizer out"
+    )
+  base = None if extends is None else extension.read(extends)
   out_directory = pathlib.Path(os.path.abspath(out_directory))
   if isinstance(documents_path, str | os.PathLike):
     documents_path = [documents_path]
   job = _Job(
     paths=[pathlib.Path(path) for path in documents_path],
     config=config,
-    tokenizer=_load_tokenizer(tokenizer_path),
+    tokenizer=base.tokenizer if base else _load_tokenizer(tokenizer_path),
+    base=base,
     exclude=frozenset(exclude),
     refuse=on_error == "refuse",
     allow_no_source=allow_no_source,
@@ -168,6 +180,7 @@ class _Job:
   paths: list[pathlib.Path]
   config: data_config.DataConfig
   tokenizer: tokenizer_module.Tokenizer | None
+  base: extension.Base | None
   exclude: frozenset[str]
   refuse: bool
   allow_no_source: bool
@@ -178,12 +191,14 @@ class _Job:
     inputs = {
       "format": FORMAT,
       "documents": [_digest(path) for path in self.paths],
-      "config": dataclasses.asdict(self.config),
+      "config": self.config.to_dict(),
       "tokenizer": self.tokenizer and self.tokenizer.fingerprint,
       "exclude": sorted(self.exclude),
       "refuse": self.refuse,
       "allow_no_source": self.allow_no_source,
     }
+    if self.base:
+      inputs["extends"] = _digest(self.base.ledger_path)
     text = json.dumps(inputs, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
@@ -209,12 +224,18 @@ class _Job:
       num_tokens, num_rows = self._write_rows(
         directory / ROWS, ledger.ids(), usage
       )
-      ledger.set_num_tokens(num_tokens)
+      ledger.add_num_tokens(num_tokens)
+      size_classes = self.config.size_classes(num_tokens)
+      if self.base:
+        known = slice(self.base.num_sources + 1)
+        size_classes[known] = ledger.size_classes()[known]
+      ledger.set_size_classes(size_classes)
     counts |= {"tokens": int(num_tokens.sum()), "rows": num_rows}
     manifest = {
       "format": FORMAT,
-      "config": dataclasses.asdict(self.config),
+      "config": self.config.to_dict(),
       "counts": counts,
+      "sources_by_size_class": np.bincount(size_classes[1:]).tolist(),
       "vocab_size": self.tokenizer.vocab_size,
       "tokenizer_fingerprint": self.tokenizer.fingerprint,
       "tokenizer_training": training,
@@ -227,6 +248,8 @@ class _Job:
         for name in (TOKENIZER, LEDGER, ROWS)
       },
     }
+    if self.base:
+      manifest["extends"] = self.base.facts(num_tokens)
     for name in (LEDGER, ROWS):
       _sync(directory / name)
     text = json.dumps(manifest, indent=2) + "\n"
@@ -252,6 +275,9 @@ class _Job:
           self.progress(stage, count)
     self.progress(stage, count)
 
+  def _is_erased(self, document: readers.Document) -> bool:
+    return bool(self.base) and self.base.is_erased(document.source)
+
   def _texts(self) -> Iterator[tuple[int, str]]:
     """Yield source ids and texts for the tokenizer."""
     for document in self._documents("tokenizer"):
@@ -270,11 +296,19 @@ class _Job:
           counts["documents_excluded"] += 1
           absent.discard(document.source)
           continue
+        if self._is_erased(document):
+          refusals.add(_ERASED, f"{document.where}: {_ERASED}")
+          continue
         counts["documents_out"] += 1
         if document.source:
           yield document.source, 1, document.metadata
 
-    with ledger_module.Ledger.create(path) as ledger:
+    ledger = (
+      ledger_module.Ledger.copy(path, self.base.ledger_path)
+      if self.base
+      else ledger_module.Ledger.create(path)
+    )
+    with ledger:
       ledger.add_documents(entries())
       num_sources = ledger.num_sources
     if absent:
@@ -309,7 +343,7 @@ class _Job:
 
     def parts():
       for document in self._documents("rows"):
-        if document.source in self.exclude:
+        if document.source in self.exclude or self._is_erased(document):
           continue
         number, index = _document_id(document.source), 0
         if number:

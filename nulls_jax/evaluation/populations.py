@@ -20,7 +20,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger, routing
 from nulls_jax.inference import restore
 from nulls_jax.sinks import assignment
 
@@ -105,7 +105,8 @@ def of_run(
       files, they are not in one state (erased, suspended, active, unknown),
       or a held-out source was trained.
   """
-  with ledger.Ledger.open(run.directory / "ledger.sqlite") as book:
+  path = run.directory / "ledger.sqlite"
+  with ledger.Ledger.open(path) as book:
     sources = {source.id: source for source in book}
   suspended = run.revocations.suspended
   ids = {key: assignment.source_id(key) for key in sorted(set(forget))}
@@ -132,11 +133,9 @@ def of_run(
       words["forget", "on"] = dict(zip(ids, run.routes(ids), strict=True))
     elif status == ledger.ERASED:
       # Not `run.routes`, which refuses erased sources, as it must.
-      forced = assignment.routing_words(
-        run.config.sinks,
-        np.array(list(ids.values()), np.uint64),
-        np.array([sources[number].index for number in ids.values()], np.int64),
-      )
+      erased = [sources[number] for number in ids.values()]
+      with ledger.Ledger.open(path) as book:
+        forced = routing.words(run.config.sinks, book, erased)
       words["forget", "erased"] = dict(zip(ids, forced, strict=True))
   return Populations(
     members=members,

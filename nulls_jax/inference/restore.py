@@ -21,7 +21,7 @@ import numpy as np
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
-from nulls_jax.data import ledger, suggestions, tokenizer
+from nulls_jax.data import ledger, routing, suggestions, tokenizer
 from nulls_jax.model import transformer
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint
@@ -71,8 +71,9 @@ class Restored:
     self._check_sinks()
     with self._ledger() as book:
       found = book.find(named, allow_erased=True)
+      own = self._router.words(book, found)
     self._refuse(dict(zip(map(suggestions.shown, named), found, strict=True)))
-    routed = dict(zip(named, self._words(found), strict=True))
+    routed = dict(zip(named, own, strict=True))
     for place, key in enumerate(keys):
       if key is not None:
         words[place] = routed[key]
@@ -159,38 +160,18 @@ class Restored:
   def _ledger(self) -> ledger.Ledger:
     return ledger.Ledger.open(self.directory / revocation.LEDGER_FILE)
 
-  def _words(self, found: list[ledger.Source]) -> np.ndarray:
-    return assignment.routing_words(
-      self.config.sinks,
-      np.array([source.id for source in found], np.uint64),
-      np.array([source.index for source in found], np.int64),
-    )
-
   @functools.cached_property
-  def _ids(self) -> np.ndarray:
-    """Ids by index: `uint64 [num_sources + 1]`; they never change."""
-    with self._ledger() as book:
-      return book.ids()
+  def _router(self) -> routing.Router:
+    return routing.Router(self.config.sinks)
 
   def _owners(self, words_nx2: np.ndarray) -> dict[str, ledger.Source]:
     """Return the sources that different words route to, by a printed name."""
-    numbers = [(int(high) << 32) + int(low) for high, low in words_nx2]
-    if self.config.sinks.kind == "dedicated":
-      # Beyond the ledger, or with a high word, they would reach the rows of
-      # another source.
-      ids = [
-        int(self._ids[number]) if number < len(self._ids) else None
-        for number in numbers
-      ]
-    else:
-      ids = numbers
     found, strange = {}, []
     with self._ledger() as book:
-      for number, source_id in zip(numbers, ids, strict=True):
-        try:
-          source = book.find_by_id(source_id or 0)
-        except errors.UserError:
-          strange.append(f"({number >> 32}, {number & 0xFFFFFFFF})")
+      for pair in words_nx2:
+        source = self._router.owner(book, pair)
+        if source is None:
+          strange.append(f"({pair[0]}, {pair[1]})")
           continue
         name = f"{source.id:016x}"
         if source.key is not None:

@@ -88,6 +88,11 @@ def find(
   with ledger_lib.Ledger.open(data_ledger) as book:
     data_ids, words = book.ids(), book.routing_table(config)
     _check_known(book, data_ids, ids, run_dir)
+  # A dataset of fewer documents may give a source another size class; it owns
+  # what the run's ledger says.
+  order = np.argsort(ids)
+  places = order[np.searchsorted(ids, data_ids[1:], sorter=order)]
+  words[1:] = np.where(words[1:].any(axis=1, keepdims=True), table[places], 0)
   words[~np.isin(data_ids, ids[is_active & ~is_suspended])] = 0
   taught = words[words.any(axis=1)]
   if not len(taught):
@@ -157,11 +162,13 @@ def _lost(config, words, is_erased) -> tuple[float, float]:
   shares = []
   for start in range(0, len(words), _CHUNK):
     part = words[start : start + _CHUNK]
+    own_SxA = assignment.owned(config, part)
     lost = np.zeros(len(part))
     for layer, rows_SxGxA in _chunks(config, part, len(is_erased)):
       for stratum in range(config.strata):
         hit = is_erased[layer, stratum][rows_SxGxA[:, stratum]]
-        lost += hit.sum(axis=-1)
-    shares.append(lost / (len(is_erased) * config.sinks_per_source))
+        lost += (hit & own_SxA).sum(axis=-1)
+    num_cells = len(is_erased) * config.strata
+    shares.append(lost / (num_cells * own_SxA.sum(axis=-1)))
   shares = np.concatenate(shares) if shares else np.zeros(1)
   return float(shares.mean()), float(shares.max())

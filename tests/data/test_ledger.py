@@ -26,8 +26,70 @@ def path(tmp_path):
       ]
     )
     book.add_documents([("third", 2, {}), ("fourth", 1, {})])
-    book.set_num_tokens(np.array([9, 10, 20, 30, 40]))
+    book.add_num_tokens(np.array([9, 10, 20, 30, 40]))
   return path
+
+
+FORMAT_1 = """
+CREATE TABLE info (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE sources (
+  source_index INTEGER PRIMARY KEY,
+  source_id INTEGER NOT NULL UNIQUE,
+  key TEXT UNIQUE,
+  num_documents INTEGER NOT NULL,
+  num_tokens INTEGER NOT NULL,
+  metadata TEXT NOT NULL,
+  status TEXT NOT NULL CHECK (status IN ('active', 'erased'))
+);
+INSERT INTO info VALUES ('format', 'nulls ledger 1');
+"""
+
+
+def test_size_classes_are_kept_by_erasure(path):
+  with ledger.Ledger.open(path, read_only=False) as book:
+    without = book.fingerprint()
+    book.set_size_classes(np.array([0, 2, 0, 15, 1]))
+    expected = book.fingerprint()
+    assert expected != without
+    book.erase(["third"])
+  with ledger.Ledger.open(path) as book:
+    assert book.size_classes().tolist() == [0, 2, 0, 15, 1]
+    assert [source.size_class for source in book] == [2, 0, 15, 1]
+    assert book.erased()[0].size_class == 15
+    assert book.fingerprint() == expected
+    # Of the ids, and of the classes after them.
+    content = book.ids().astype("<u8").tobytes() + bytes([0, 2, 0, 15, 1])
+    assert expected == hashlib.sha256(content).hexdigest()
+
+
+def test_a_ledger_of_the_format_before_has_no_size_classes(path, tmp_path):
+  old = tmp_path / "old.sqlite"
+  connection = sqlite3.connect(old)
+  connection.executescript(FORMAT_1)
+  with ledger.Ledger.open(path) as book:
+    rows = [
+      (s.index, s.id - 2**64 if s.id >= 2**63 else s.id, s.key, 1, 5, "{}")
+      for s in book
+    ]
+    expected = book.fingerprint()
+  connection.executemany(
+    "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, 'active')", rows
+  )
+  connection.commit()
+  connection.close()
+  with ledger.Ledger.open(old, read_only=False) as book:
+    assert book.fingerprint() == expected
+    assert book.size_classes().tolist() == [0] * 5
+    book.add_documents([("fifth", 1, {}), ("third", 1, {})])
+    book.erase(["Zoë 東京"])
+    found = book.find(["Mira Tolden", "third", "fifth"])
+    assert [one.size_class for one in found] == [0, 0, 0]
+    assert [one.num_documents for one in found] == [1, 2, 1]
+    book.set_size_classes(np.zeros(6, int))
+    with pytest.raises(
+      errors.UserError, match="'nulls ledger 1', without size classes; prep"
+    ):
+      book.set_size_classes(np.array([0, 1, 0, 0, 0, 0]))
 
 
 def test_sources_in_order_of_first_appearance(path):
@@ -333,7 +395,7 @@ def library(tmp_path):
       (key, number, fields)
       for number, (key, fields) in enumerate(rows.items(), start=1)
     )
-    book.set_num_tokens(np.arange(7) * 10)
+    book.add_num_tokens(np.arange(7) * 10)
     book.erase(["b/3"])
   with ledger.Ledger.open(path) as book:
     yield book

@@ -1,6 +1,7 @@
 """Preparation end to end: nothing lost, nothing half-written, all refused."""
 
 import collections
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -9,6 +10,7 @@ import shutil
 import signal
 
 import grain
+import numpy as np
 import pytest
 
 from nulls_jax import errors
@@ -99,6 +101,50 @@ def test_ledger_and_tokens_agree(prepared):
   assert tokens.pop(0, 0) == 0
   assert {s.index: s.num_tokens for s in sources} == dict(tokens)
   assert prepared.manifest["counts"]["tokens"] == tokens.total()
+
+
+def test_size_classes_follow_the_tokens(corpus, prepared, tmp_path):
+  """With the tokenizer of the first dataset, of which only sizes differ."""
+  with ledger.Ledger.open(prepared.ledger_path) as book:
+    tokens = {source.key: source.num_tokens for source in book}
+    assert not book.size_classes().any()
+  assert prepared.manifest["sources_by_size_class"] == [60]
+  assert "class_tokens" not in prepared.manifest["config"]
+  long = sorted(tokens, key=tokens.get)[-1]
+  texts = [one["text"] for one in _documents(corpus) if one["source"] == long]
+  documents = [
+    {"source": "short", "text": "ab"},
+    {"source": "long", "text": " ".join(texts * 3)},
+    {"source": "", "text": " ".join(texts * 9)},
+  ]
+  path = _write(tmp_path / "documents.jsonl", documents)
+  config = dataclasses.replace(CONFIG, class_tokens=tokens[long])
+  manifest = prepare.prepare(
+    path,
+    tmp_path / "sizes",
+    config,
+    tokenizer_path=prepared.tokenizer_path,
+    allow_no_source=True,
+  )
+  opened = prepare.Prepared.open(tmp_path / "sizes")
+  assert opened.config == config
+  # About three times as many tokens: up to four times is class 2.
+  assert manifest["sources_by_size_class"] == [1, 0, 1]
+  with ledger.Ledger.open(opened.ledger_path) as book:
+    assert book.size_classes().tolist() == [0, 0, 2]
+    assert 2 * tokens[long] < book.find(["long"])[0].num_tokens
+
+
+def test_classes_are_powers_of_two_and_end():
+  config = data_config.DataConfig(class_tokens=100)
+  tokens = np.array([0, 100, 101, 200, 201, 100 * 2**14, 100 * 2**14 + 1])
+  assert config.size_classes(tokens).tolist() == [0, 0, 1, 1, 2, 14, 15]
+  assert config.size_classes(np.array([2**62])).tolist() == [15]
+  large = data_config.DataConfig(class_tokens=2**61)
+  assert large.size_classes(tokens).tolist() == [0] * 7
+  assert CONFIG.size_classes(tokens).tolist() == [0] * 7
+  with pytest.raises(errors.UserError, match="class_tokens is -1; give the"):
+    data_config.DataConfig(class_tokens=-1)
 
 
 def test_manifest_describes_the_files(prepared):

@@ -278,6 +278,53 @@ def test_words_of_no_source_are_refused(kind, own):
       run.admit(words)
 
 
+@pytest.mark.parametrize("kind", ["hashed", "dedicated"])
+def test_words_carry_the_size_and_no_other_is_admitted(kind, own, tiny_run):
+  path = own.directory / "ledger.sqlite"
+  with ledger.Ledger.open(path, read_only=False) as book:
+    book.set_size_classes(np.array([0, 0, 2, 1, 3, *[0] * 36]))
+  sinks = assignment.SinkConfig(
+    kind=kind,
+    pool_size=512,
+    sinks_per_source=4,
+    strata=2,
+    size_classes=3,
+    num_sources=40,
+    # 1, 4, 2 and 4 of the first sources, and 36 others.
+    num_shares=47,
+  )
+  config = dataclasses.replace(own.config, sinks=sinks)
+  table = np.ones((1, 2, sinks.rows_per_stratum, 48), np.float32)
+  params = {"layers": {"sinks": {"table": table}}}
+  run = dataclasses.replace(own, config=config, params=params)
+  words = run.routes([*tiny_run.keys[:5], tiny_run.keys[-1]])
+  assert (words[:, 0] >> 28).tolist() == [0, 2, 1, 2, 0, 0]
+  if kind == "dedicated":
+    assert words[:, 1].tolist() == [1, 2, 6, 8, 12, 47]
+  np.testing.assert_array_equal(run.admit(words), words)
+  # Another class would reach rows of other sources, or too few of its own.
+  for size_class in (1, 2, 3, 15):
+    other = words[:1] + np.array([[size_class << 28, 0]], np.uint32)
+    with pytest.raises(errors.UserError, match="words of no source"):
+      run.admit(other)
+  revocation.suspend(run.directory, tiny_run.keys[1:2])
+  with pytest.raises(errors.UserError, match="1 suspended"):
+    run.admit(words)
+  with ledger.Ledger.open(path, read_only=False) as book:
+    book.erase(tiny_run.keys[3:4])
+  with pytest.raises(errors.UserError, match="1 already erased"):
+    run.admit(words[3:4])
+  np.testing.assert_array_equal(run.admit(words[4:]), words[4:])
+  # All of its rows are looked at: not one may be left.
+  rows = assignment.rows(sinks, words[3], 0)
+  for stratum in range(2):
+    table[0, stratum, rows[stratum, :-1]] = 0
+  with pytest.raises(errors.UserError, match="erased are not zero"):
+    run.with_zeroed(words[3:4])
+  table[0, np.arange(2), rows[:, -1]] = 0
+  run.with_zeroed(words[3:4]).admit(words[3:4])
+
+
 def test_admitted_words_are_a_copy(own, tiny_run):
   """What is checked is what is used."""
   expected = own.routes([tiny_run.keys[0]])

@@ -151,6 +151,161 @@ def test_dedicated_rows_are_disjoint_and_fill_the_table():
   assert sum(map(len, owned)) == 50 * 8
 
 
+SIZED = assignment.SinkConfig(
+  pool_size=4096, sinks_per_source=8, strata=4, block_size=2, size_classes=3
+)
+SHARES = assignment.SinkConfig(
+  kind="dedicated",
+  sinks_per_source=4,
+  strata=2,
+  size_classes=3,
+  num_sources=6,
+  num_shares=11,
+)
+
+
+def test_golden_vectors_of_size_classes():
+  """As `test_golden_vectors`: never to be changed."""
+  ids = np.full(3, GOLDEN_ID, np.uint64)
+  words = assignment.routing_words(SIZED, ids, np.zeros(3), np.arange(3))
+  assert words.tolist() == GOLDEN_SIZED_WORDS
+  assert assignment.rows(SIZED, words, 5)[:, 1].tolist() == GOLDEN_SIZED_ROWS
+  ids = np.array(
+    [assignment.source_id(f"source {number}") for number in range(500)],
+    np.uint64,
+  )
+  words = assignment.routing_words(
+    SIZED, ids, np.zeros(500), np.arange(500) % 3
+  )
+  everything = assignment.rows(dataclasses.replace(SIZED, seed=7), words, 1)
+  digest = hashlib.sha256(everything.astype("<u4").tobytes()).hexdigest()
+  assert digest == GOLDEN_SIZED_DIGEST
+  # Shares 1, 2-5, 6-7, 8, 9-10 and 11, two rows a stratum each.
+  classes = np.array([0, 0, 2, 1, 0, 1, 0])
+  firsts = assignment.first_shares(SHARES, classes)
+  assert firsts.tolist() == [0, 1, 2, 6, 8, 9, 11]
+  words = assignment.routing_words(
+    SHARES, np.zeros(7, np.uint64), firsts, classes
+  )
+  assert words.tolist() == [
+    [0, 0],
+    [0, 1],
+    [2 << 28, 2],
+    [1 << 28, 6],
+    [0, 8],
+    [1 << 28, 9],
+    [0, 11],
+  ]
+  rows = assignment.rows(SHARES, words, 3)
+  np.testing.assert_array_equal(rows[:, 0], rows[:, 1])
+  assert rows[1:, 0].tolist() == [
+    [0, 1, 0, 0, 0, 0, 0, 0],
+    [2, 3, 4, 5, 6, 7, 8, 9],
+    [10, 11, 12, 13, 10, 10, 10, 10],
+    [14, 15, 14, 14, 14, 14, 14, 14],
+    [16, 17, 18, 19, 16, 16, 16, 16],
+    [20, 21, 20, 20, 20, 20, 20, 20],
+  ]
+  owned = assignment.owned(SHARES, words)
+  assert owned.sum(axis=-1).tolist() == [0, 2, 8, 4, 2, 4, 2]
+  # The first ones.
+  assert (np.diff(owned.astype(int), axis=-1) <= 0).all()
+
+
+GOLDEN_SIZED_WORDS = [
+  [9239947, 2381359552],
+  [277675403, 2381359552],
+  [546110859, 2381359552],
+]
+GOLDEN_SIZED_ROWS = [
+  [756, 757, 756, 757, 756, 757, 756, 757],
+  [756, 757, 14, 15, 756, 757, 756, 757],
+  [756, 757, 14, 15, 364, 365, 484, 485],
+]
+GOLDEN_SIZED_DIGEST = (
+  "abc0291b13f514873453ecda0f0784d08e09ec233dba0acb1adb0f5ec88a74c3"
+)
+
+
+def test_a_larger_class_draws_the_smaller_ones_rows_and_more():
+  ids = np.repeat(
+    [assignment.source_id(f"source {number}") for number in range(40)], 3
+  ).astype(np.uint64)
+  classes = np.tile(np.arange(3), 40)
+  words = assignment.routing_words(SIZED, ids, np.zeros(120), classes)
+  owned = assignment.owned(SIZED, words)
+  assert owned.shape == (120, 8)
+  assert owned.sum(axis=-1).tolist() == [2, 4, 8] * 40
+  for layer in (0, 9):
+    rows = assignment.rows(SIZED, words, layer)
+    for small, middle, large in rows.reshape(40, 3, 4, 8):
+      np.testing.assert_array_equal(small[:, :2], large[:, :2])
+      np.testing.assert_array_equal(middle[:, :4], large[:, :4])
+      for stratum in range(4):
+        assert len(set(large[stratum].tolist())) == 8
+        # What is not owned is nobody else's row.
+        assert set(small[stratum].tolist()) == set(large[stratum, :2].tolist())
+
+
+@pytest.mark.parametrize("config", [SIZED, SHARES], ids=["hashed", "dedicated"])
+def test_sizes_are_the_same_in_numpy_and_jax(config):
+  classes = np.array([0, 0, 2, 1, 0, 1, 0])
+  ids = np.array([0, *(assignment.source_id(str(n)) for n in range(6))])
+  words = assignment.routing_words(
+    config,
+    ids.astype(np.uint64),
+    assignment.first_shares(config, classes),
+    classes,
+  )
+  traced = jax.jit(
+    lambda s, n: (assignment.rows(config, s, n), assignment.owned(config, s))
+  )(words.reshape(7, 1, 2), np.uint32(4))
+  ours = assignment.rows(config, words, 4), assignment.owned(config, words)
+  for one, other in zip(ours, traced, strict=True):
+    assert one.dtype == other.dtype
+    np.testing.assert_array_equal(one, np.asarray(other)[:, 0])
+  assert (ours[0] < config.rows_per_stratum).all()
+
+
+def test_dedicated_shares_of_mixed_sizes_are_disjoint_and_fill_the_table():
+  classes = np.random.default_rng(0).integers(0, 6, 200)
+  classes[0] = 0
+  config = dataclasses.replace(SHARES, num_sources=0)
+  needed = assignment.shares(config, classes[1:]).sum()
+  config = dataclasses.replace(config, num_shares=int(needed))
+  firsts = assignment.first_shares(config, classes)
+  # Sources that are added change nothing.
+  more = assignment.first_shares(config, np.append(classes, [2, 0]))
+  np.testing.assert_array_equal(more[:-2], firsts)
+  words = assignment.routing_words(
+    config, np.zeros(200, np.uint64), firsts, classes
+  )[1:]
+  owned = _sets(config, words, 0)
+  assert set.union(*owned) == set(range(int(needed) * 4))
+  assert sum(map(len, owned)) == needed * 4
+  assert [len(one) for one in owned] == [
+    4 << min(number, 2) for number in classes[1:].tolist()
+  ]
+
+
+def test_one_size_class_owns_all_rows_and_ignores_the_ledgers_classes():
+  words = assignment.routing_words(
+    HASHED, np.array([2**64 - 1, 0], np.uint64), np.zeros(2), np.array([3, 0])
+  )
+  assert words.tolist() == [[2**32 - 1] * 2, [0, 0]]
+  owned = assignment.owned(HASHED, words)
+  assert owned.tolist() == [[True] * 8, [False] * 8]
+
+
+def test_ids_that_differ_in_the_top_bits_only_are_found():
+  ids = np.array([0, 5, 2**63 + 7, 9, 7], np.uint64)
+  assert sorted(assignment.same_words(ids)) == [2, 4]
+  assert assignment.same_words(ids[:4]) is None
+  # Nothing is left of the id: the words of no source.
+  ids[1] = 2**62
+  assert sorted(assignment.same_words(ids[:3])) == [0, 1]
+
+
 def test_source_ids_are_never_zero_and_differ():
   ids = {assignment.source_id(f"key {number}") for number in range(10_000)}
   assert len(ids) == 10_000
@@ -165,6 +320,16 @@ def test_source_ids_are_never_zero_and_differ():
     ({"pool_size": 16, "sinks_per_source": 32}, "enlarge pool_size"),
     ({"strata": 0}, "at least 1"),
     ({"seed": 2**32}, "32 bits"),
+    ({"size_classes": 0}, r"size_classes is 0; it must be 1 .* to 16"),
+    ({"size_classes": 17}, r"size_classes is 17; it must be 1 .* to 16"),
+    (
+      {"size_classes": 9},
+      r"=32 with sinks.size_classes=9 needs 1024 distinct .* has 512; enlarge",
+    ),
+    (
+      {"kind": "dedicated", "num_sources": 2**28},
+      "2147483648 rows a stratum; at most 2147483647 can be addressed",
+    ),
   ],
 )
 def test_impossible_pools_are_refused(change, message):

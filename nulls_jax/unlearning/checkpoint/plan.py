@@ -12,16 +12,22 @@ ledger of the run that it is from.
 import dataclasses
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import routing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.checkpoint import arrays as arrays_lib
 from nulls_jax.unlearning.checkpoint import storage
 
 CHECKPOINT_FORMAT = 1
+
+# Settings of an assignment that came after the first release. Without them
+# every source owns one share.
+_LATER_FIELDS = frozenset({"size_classes", "num_shares"})
 
 # A run directory.
 CONFIG_FILE = "config.json"
@@ -96,11 +102,24 @@ def read_assignment(path: pathlib.Path) -> assignment.SinkConfig:
     UserError: there are none, none that this release knows, or the model is
       dense.
   """
-  fields = read_custom_metadata(path).get("assignment")
-  fields = dict(fields) if isinstance(fields, dict) else {}
+  return parse_assignment(read_custom_metadata(path).get("assignment"), path)
+
+
+def parse_assignment(record: Any, path: pathlib.Path) -> assignment.SinkConfig:
+  """Return the sink settings of an assignment's record.
+
+  Args:
+    record: the fields of `SinkConfig` and the assignment's "version".
+    path: where it stands, for the errors.
+
+  Raises:
+    UserError: as `read_assignment`.
+  """
+  fields = dict(record) if isinstance(record, dict) else {}
   found = fields.pop("version", None)
   known = {field.name for field in dataclasses.fields(assignment.SinkConfig)}
-  if found != assignment.VERSION or set(fields) != known:
+  missing = known - set(fields) - _LATER_FIELDS
+  if found != assignment.VERSION or missing or set(fields) - known:
     raise errors.UserError(
       f"{path}: assignment of version {found!r} with fields "
       f"{sorted(fields)}; this release knows version {assignment.VERSION} "
@@ -240,17 +259,18 @@ def rows_to_zero(
 ) -> Rows:
   """Return the rows of the sources in every layer; shared ones count once.
 
+  Args:
+    config: the assignment, as the checkpoint has it.
+    sources: what is asked for is their ids and indices. Size classes are read
+      from the ledger, and only if the assignment has any.
+    num_layers: of the model.
+    run_dir: the run with the ledger.
+
   Raises:
-    UserError: a source of the ledger has no rows in the table.
+    UserError: a source of the ledger has no rows in the table, or the ledger
+      does not have a source.
   """
-  indices = np.asarray([source.index for source in sources], np.int64)
-  if config.kind == "dedicated" and indices.max() > config.num_sources:
-    raise errors.UserError(
-      f"{run_dir / LEDGER_FILE} has a source {indices.max()}, the checkpoint "
-      f"rows for {config.num_sources} sources; this is another run's ledger"
-    )
-  ids = np.asarray([source.id for source in sources], np.uint64)
-  words_Sx2 = assignment.routing_words(config, ids, indices)
+  words_Sx2 = _routing_words(config, sources, run_dir / LEDGER_FILE)
   numbers = []
   for layer in range(num_layers):
     rows_SxGxA = assignment.rows(config, words_Sx2, layer).astype(np.int64)
@@ -258,3 +278,29 @@ def rows_to_zero(
       [np.unique(rows_SxGxA[:, stratum]) for stratum in range(config.strata)]
     )
   return Rows(numbers)
+
+
+def _routing_words(config, sources, path: pathlib.Path) -> np.ndarray:
+  """Return the words `uint32 [S, 2]` of sources known by id and index."""
+  if config.size_classes > 1:
+    with ledger_lib.Ledger.open(path) as ledger:
+      known = [ledger.find_by_id(source.id) for source in sources]
+      moved = [
+        f"{one.id:016x}"
+        for one, source in zip(known, sources, strict=True)
+        if one.index != source.index
+      ]
+      if moved:
+        raise errors.UserError(
+          f"{path} has other numbers for {errors.listing(moved)}; this is "
+          "another run's ledger"
+        )
+      return routing.words(config, ledger, known)
+  indices = np.asarray([source.index for source in sources], np.int64)
+  if config.kind == "dedicated" and indices.max() > config.shares:
+    raise errors.UserError(
+      f"{path} has a source {indices.max()}, the checkpoint rows for "
+      f"{config.shares} sources; this is another run's ledger"
+    )
+  ids = np.asarray([source.id for source in sources], np.uint64)
+  return assignment.routing_words(config, ids, indices)

@@ -53,8 +53,27 @@ def lost_blocks(
     progress: called with sources done, and all.
 
   Returns:
-    `uint32 [sets, sources]`, 0 to layers * strata * blocks_per_source.
+    `uint32 [sets, sources]`, 0 to all that the source owns.
   """
+  progress = progress or (lambda done, total: None)
+  if config.size_classes == 1:
+    return _lost_blocks(config, words_Sx2, sets, threads, progress)
+  counts = np.zeros((len(sets), len(words_Sx2)), np.uint32)
+  classes, done = assignment.size_class(config, words_Sx2), 0
+  for number in np.unique(classes):
+    chosen = np.flatnonzero(classes == number)
+    counts[:, chosen] = _lost_blocks(
+      *assignment.of_class(config, int(number), words_Sx2[chosen]),
+      sets,
+      threads,
+      lambda part, _, before=done: progress(before + part, len(classes)),
+    )
+    done += len(chosen)
+  return counts
+
+
+def _lost_blocks(config, words_Sx2, sets, threads, progress) -> np.ndarray:
+  """Count as `lost_blocks`, for a pool without size classes."""
   num_sources = len(words_Sx2)
   counts = np.zeros((len(sets), num_sources), np.uint32)
   cells: dict[tuple[int, int], list[_Member]] = {}
@@ -63,7 +82,6 @@ def lost_blocks(
     counts[number] = config.blocks_per_source * whole
     for place, member in _members(config, number, lost_NxGxB):
       cells.setdefault(place, []).append(member)
-  progress = progress or (lambda done, total: None)
   if not cells:
     progress(num_sources, num_sources)
     return counts

@@ -10,8 +10,9 @@ ledger, never of a sample.
 """
 
 import dataclasses
+import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -36,9 +37,13 @@ class Loss:
     exact: of all that survive: what is gone after the request, earlier ones
       included.
     exact_by_request: of all that survive: what goes by this request alone.
-    expected: the law for the number of erased sources, whichever they are.
+    expected: the law for the number of erased sources (of each size),
+      whichever they are.
     expected_given_rows: the law given the zero rows of every stratum.
-    blocks_of_a_source: blocks that a source owns in all layers and strata.
+    blocks_of_a_source: blocks that a source owns in all layers and strata; of
+      the largest size class, if there are several. Numbers of lost blocks
+      are out of these for every source: for one that owns half as many, each
+      counts twice.
     sources_by_blocks_lost: pairs (blocks lost after the request, sources);
       the whole exact distribution.
     expected_sources_by_blocks_lost: the same by the law for the number of
@@ -191,7 +196,12 @@ def _check_numbers(keys, loss, erasures) -> None:
 
 
 def _law(survey: forecast_survey.Survey) -> forecast_law.Law:
-  return forecast_law.Law(survey.pool.config, survey.pool.num_layers)
+  return forecast_law.Law(
+    survey.pool.config,
+    survey.pool.num_layers,
+    survey.surviving_sizes,
+    survey.sizes,
+  )
 
 
 def _loss(
@@ -199,7 +209,7 @@ def _loss(
 ) -> Loss:
   most, law = survey.num_owned, _law(survey)
   of_counts = forecast_law.Distribution.of_counts
-  expected = law.lost(law.after(law.untouched(), survey.num_erased))
+  expected = law.lost(law.after_sizes(law.untouched(), survey.erased_sizes))
   given_rows = law.lost(law.counted(survey.after.sum(axis=2)))
   sources, likely = np.bincount(after), expected.weights * after.size
   return Loss(
@@ -244,7 +254,10 @@ def _outlook(
 ) -> Outlook:
   config, law = survey.pool.config, _law(survey)
   here = law.counted(survey.after.sum(axis=2))
-  erased = _curve(config, survey.num_erased + (erasures or 0))
+  expected = functools.partial(
+    forecast_law.expected_share, config, sizes=survey.sizes
+  )
+  erased = _curve(config, survey.num_erased + (erasures or 0), expected)
   states = (law.after(law.untouched(), number) for number in erased)
   asked = law.lost(law.after(here, erasures)) if erasures else None
   return Outlook(
@@ -252,18 +265,22 @@ def _outlook(
     until_mean=law.until(here, lambda lost: lost.mean >= loss),
     until_quantile_99=law.until(here, lambda lost: lost.quantile(0.99) >= loss),
     erased=erased,
-    mean=[forecast_law.expected_share(config, number) for number in erased],
+    mean=[expected(number) for number in erased],
     quantile_99=[law.lost(state).quantile(0.99) for state in states],
     asked_erasures=erasures,
     asked=asked.figures(counted=False) if asked else None,
   )
 
 
-def _curve(config: assignment.SinkConfig, num_erased: int) -> list[int]:
+def _curve(
+  config: assignment.SinkConfig,
+  num_erased: int,
+  expected: Callable[[int], float],
+) -> list[int]:
   """Return the numbers of erased sources at which the curves are drawn."""
   end = max(10, 2 * num_erased)
   if config.kind == "hashed":
-    while forecast_law.expected_share(config, end) < _CURVE_END:
+    while expected(end) < _CURVE_END:
       end *= 2
   points = np.geomspace(1, end, _CURVE_POINTS).round().astype(np.int64)
   return np.unique(points).tolist()

@@ -28,12 +28,21 @@ Where the lost blocks of each stratum have been counted (D of B), the chain
 starts from the hypergeometric law of k draws instead of from k blocks left.
 With a dedicated table nobody ever loses a block.
 
+With size classes, a source of class c owns 2**c times as many blocks as one
+of class 0. The chain then has a start for every class of survivors and a step
+for every class of erased sources; where it is not known who will be erased,
+one step is the mean of the classes' steps, weighted by how many sources each
+has, and in the first formula k is the mean of the classes' k. A share of its
+sinks means the same for survivors of all sizes, so that their laws are summed
+by share.
+
 Invariant: probabilities are never negative and sum to 1.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -99,11 +108,20 @@ class Distribution:
     )
 
 
-def expected_share(config: assignment.SinkConfig, num_erased: int) -> float:
-  """Return the mean share that a survivor has lost: 1 - (1 - k / B)**n."""
+def expected_share(
+  config: assignment.SinkConfig, num_erased: int, sizes: Sequence[int] = (1,)
+) -> float:
+  """Return the mean share that a survivor has lost: 1 - (1 - k / B)**n.
+
+  Args:
+    config: the settings of the pool.
+    num_erased: n, sources drawn at random.
+    sizes: how many sources there are of each size class to draw from.
+  """
   if config.kind != "hashed":
     return 0.0
-  hit = config.blocks_per_source / config.blocks_per_stratum
+  owned = config.blocks_per_share << np.arange(len(sizes))
+  hit = np.average(owned, weights=sizes) / config.blocks_per_stratum
   if hit == 1:
     return float(num_erased > 0)
   return -math.expm1(num_erased * math.log1p(-hit))
@@ -112,67 +130,135 @@ def expected_share(config: assignment.SinkConfig, num_erased: int) -> float:
 class Law:
   """The law of one pool; see the module's text for the formulas.
 
-  A state is the probabilities of 0 .. k blocks left in each stratum of each
-  layer, `float64 [layers * strata, k + 1]`.
+  A state is, for each size class of survivors, the probabilities of 0 .. k
+  blocks left in each stratum of each layer, `float64 [layers * strata, k + 1]`.
   """
 
-  def __init__(self, config: assignment.SinkConfig, num_layers: int):
+  def __init__(
+    self,
+    config: assignment.SinkConfig,
+    num_layers: int,
+    surviving: Sequence[int] = (1,),
+    sizes: Sequence[int] = (1,),
+  ):
+    """Take the pool, and how many sources there are of each size class.
+
+    Args:
+      config: the settings of the sinks.
+      num_layers: layers, each with a pool of its own.
+      surviving: survivors of each size class.
+      sizes: sources of each size class, of which others will be erased.
+    """
     self._shared = config.kind == "hashed"
     self._blocks = config.blocks_per_stratum
-    self._owned = config.blocks_per_source
     self._num_cells = num_layers * config.strata
-    self._powers: list[np.ndarray] = []
+    self._sizes = np.asarray(sizes) / np.sum(sizes)
+    if not np.any(surviving):
+      surviving = sizes
+    number = np.flatnonzero(surviving)
+    self._weights = np.asarray(surviving)[number] / np.sum(surviving)
+    self._owned = (config.blocks_per_share << number).tolist()
+    self._drawn = (config.blocks_per_share << np.arange(len(sizes))).tolist()
+    self._most = config.blocks_per_source
+    self._powers: dict[tuple[int, Any], list[np.ndarray]] = {}
 
-  def untouched(self) -> np.ndarray:
+  def untouched(self) -> list[np.ndarray]:
     """Return the state of a pool of which nothing was erased."""
-    state = np.zeros((1, self._owned + 1))
-    state[0, -1] = 1
-    return np.repeat(state, self._num_cells, axis=0)
+    state = [np.zeros((self._num_cells, owned + 1)) for owned in self._owned]
+    for part in state:
+      part[:, -1] = 1
+    return state
 
-  def counted(self, lost_N: np.ndarray) -> np.ndarray:
+  def counted(self, lost_N: np.ndarray) -> list[np.ndarray]:
     """Return the state given the lost blocks of each stratum."""
     if not self._shared:
       return self.untouched()
-    left = np.arange(self._owned + 1)
     kept = self._blocks - np.asarray(lost_N).reshape(-1, 1)
-    return _hypergeometric(self._blocks, kept, self._owned, left)
+    return [
+      _hypergeometric(self._blocks, kept, owned, np.arange(owned + 1))
+      for owned in self._owned
+    ]
 
-  def after(self, state: np.ndarray, num_erased: int) -> np.ndarray:
+  def after(self, state: list[np.ndarray], num_erased: int) -> list[np.ndarray]:
     """Return the state when so many further sources were erased."""
+    known = np.flatnonzero(self._sizes)
+    what = int(known[0]) if len(known) == 1 else "any"
+    return self._after(state, what, num_erased)
+
+  def after_sizes(
+    self, state: list[np.ndarray], erased: Sequence[int]
+  ) -> list[np.ndarray]:
+    """Return the state when so many of each size class were erased."""
+    for size_class, number in enumerate(erased):
+      state = self._after(state, size_class, int(number))
+    return state
+
+  def _after(self, state, what, num_erased):
     place = 0
     while self._shared and num_erased >> place:
       if num_erased >> place & 1:
-        state = state @ self._power(place)
+        state = [
+          part @ self._power(owned, what, place)
+          for owned, part in zip(self._owned, state, strict=True)
+        ]
       place += 1
     return state
 
-  def _power(self, place: int) -> np.ndarray:
-    """Return what 2**place erasures do: from blocks left to blocks left."""
-    if not self._powers:
-      before = np.arange(self._owned + 1)[:, None]
-      taken = before - np.arange(self._owned + 1)
-      self._powers.append(
-        _hypergeometric(self._blocks, before, self._owned, taken)
-      )
-    while len(self._powers) <= place:
-      self._powers.append(self._powers[-1] @ self._powers[-1])
-    return self._powers[place]
+  def _power(self, owned: int, what: int | str, place: int) -> np.ndarray:
+    """Return what 2**place erasures do: from blocks left to blocks left.
 
-  def lost(self, state: np.ndarray) -> Distribution:
-    """Return the law of the blocks that a survivor lost in all."""
-    most = self._num_cells * self._owned
+    Args:
+      owned: blocks of the survivor.
+      what: size class of the erased sources, or "any".
+      place: of the power.
+    """
+    powers = self._powers.setdefault((owned, what), [])
+    if not powers:
+      if what == "any":
+        powers.append(
+          sum(
+            share * self._power(owned, number, 0)
+            for number, share in enumerate(self._sizes)
+            if share
+          )
+        )
+      else:
+        before = np.arange(owned + 1)[:, None]
+        taken = before - np.arange(owned + 1)
+        powers.append(
+          _hypergeometric(self._blocks, before, self._drawn[what], taken)
+        )
+    while len(powers) <= place:
+      powers.append(powers[-1] @ powers[-1])
+    return powers[place]
+
+  def lost(self, state: list[np.ndarray]) -> Distribution:
+    """Return the law of the blocks that a survivor lost in all.
+
+    Of `blocks_per_source` blocks in every stratum: one that a source of half
+    the largest size has lost counts twice.
+    """
+    weights = np.zeros(self._num_cells * self._most + 1)
+    for owned, share, part in zip(
+      self._owned, self._weights, state, strict=True
+    ):
+      weights[:: self._most // owned] += share * self._lost(owned, part)
+    return Distribution(weights)
+
+  def _lost(self, owned: int, part: np.ndarray) -> np.ndarray:
+    most = self._num_cells * owned
     size = 1 << most.bit_length()
     product = np.ones(size // 2 + 1, np.complex128)
     # Equal strata are common, and one transform serves them all.
-    rows, numbers = np.unique(state[:, ::-1], axis=0, return_counts=True)
+    rows, numbers = np.unique(part[:, ::-1], axis=0, return_counts=True)
     for row, number in zip(rows, numbers, strict=True):
       product *= np.fft.rfft(row, size) ** int(number)
     weights = np.fft.irfft(product, size)[: most + 1]
     # The transform's rounding errors lie about 0.
-    return Distribution(np.where(weights > 1e-13, weights, 0))
+    return np.where(weights > 1e-13, weights, 0)
 
   def until(
-    self, state: np.ndarray, reached: Callable[[Distribution], bool]
+    self, state: list[np.ndarray], reached: Callable[[Distribution], bool]
   ) -> int | None:
     """Return how many further erasures it takes; None if none would do.
 

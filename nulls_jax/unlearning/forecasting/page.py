@@ -183,6 +183,7 @@ def _loss_table(forecast: forecast_lib.Forecast) -> Table:
   loss, sources = forecast.loss, forecast.sources
   by_request = [loss.exact_by_request] if sources.erased_before else []
   columns = [loss.exact, *by_request, loss.expected_given_rows, loss.expected]
+  most = "up to " if forecast.pool.config.size_classes > 1 else ""
   names = [
     "counted",
     *(["by this request alone"] if by_request else []),
@@ -196,7 +197,7 @@ def _loss_table(forecast: forecast_lib.Forecast) -> Table:
       (name, *(_percent(getattr(column, field)) for column in columns))
       for name, field in _FIGURES
     ),
-    note=f"counted: all {sources.surviving:,} survivors, "
+    note=f"counted: all {sources.surviving:,} survivors, {most}"
     f"{loss.blocks_of_a_source:,} blocks each",
   )
 

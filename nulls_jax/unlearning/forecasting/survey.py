@@ -15,6 +15,7 @@ import numpy as np
 
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import routing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.checkpoint import arrays as arrays_lib
 from nulls_jax.unlearning.checkpoint import moments, plan, storage
@@ -125,11 +126,13 @@ class Survey:
   set stands for all.
 
   Attributes:
-    pool: where the sinks are; `num_sources` filled in.
+    pool: where the sinks are; a dedicated table's rows laid out.
     named: the sources of the request, erased ones among them.
     sources: how many there are of each sort.
     ids: `uint64 [1 + sources]`, by index.
     indices: of the surviving sources, ascending.
+    surviving_sizes: how many survivors there are of each size class.
+    erased_sizes: the same of the sources that are erased after the request.
     before: `bool [layers, strata, blocks]` of a hashed pool, `[1, 1, blocks]`
       of a dedicated table: the blocks that are zero before the request.
     after: the same, after the request.
@@ -157,16 +160,27 @@ class Survey:
       to_erase=len(active),
       surviving=len(self.indices),
     )
-    config = pool.config
-    self.before = _zero_blocks(pool, _words(config, ids, erased))
-    self.after = self.before | _zero_blocks(pool, _words(config, ids, active))
-    self._words = _words(config, ids, self.indices)
+    words = routing.all_words(pool.config, ledger)
+    self.before = _zero_blocks(pool, words[erased])
+    self.after = self.before | _zero_blocks(pool, words[active])
+    self._words = words[self.indices]
+    self.surviving_sizes = self._sizes(self._words)
+    self.erased_sizes = self._sizes(words[[*erased, *active]])
+
+  def _sizes(self, words_Sx2: np.ndarray) -> np.ndarray:
+    classes = assignment.size_class(self.pool.config, words_Sx2)
+    return np.bincount(classes, minlength=self.pool.config.size_classes)
 
   @property
   def num_owned(self) -> int:
-    """Blocks that a source owns in all layers and strata."""
+    """Most blocks that a source owns in all layers and strata."""
     config = self.pool.config
     return self.pool.num_layers * config.strata * config.blocks_per_source
+
+  @property
+  def sizes(self) -> np.ndarray:
+    """How many sources the ledger has of each size class."""
+    return self.surviving_sizes + self.erased_sizes
 
   @property
   def num_erased(self) -> int:
@@ -178,7 +192,11 @@ class Survey:
     threads: int | None = None,
     progress: forecast_count.Progress | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the survivors' lost blocks before and after the request."""
+    """Return the survivors' lost blocks before and after the request.
+
+    Out of `num_owned` for every survivor: for one that owns half as many,
+    each lost block counts twice.
+    """
     config = self.pool.config
     if config.kind == "dedicated":
       return (np.zeros(len(self.indices), np.uint32),) * 2
@@ -188,6 +206,9 @@ class Survey:
     counts = forecast_count.lost_blocks(
       config, self._words, sets, threads=threads, progress=progress
     )
+    if config.size_classes > 1:
+      classes = assignment.size_class(config, self._words)
+      counts <<= (config.size_classes - 1 - classes).astype(np.uint32)
     return counts[0], counts[-1]
 
   def rows(self, shards: int) -> Rows:
@@ -219,16 +240,10 @@ class Survey:
 
 def _with_all_sources(pool: Pool, ledger: ledger_lib.Ledger) -> Pool:
   """Lay the rows of a dedicated table out for the ledger, as training does."""
-  config, num_sources = pool.config, ledger.num_sources
-  if config.kind != "dedicated":
-    return pool
-  if config.num_sources == 0:
-    config = dataclasses.replace(config, num_sources=num_sources)
-  if num_sources > config.num_sources:
-    raise errors.UserError(
-      f"{ledger.path} has {num_sources} sources, the table rows for "
-      f"{config.num_sources}; this is another run's ledger"
-    )
+  try:
+    config = routing.lay_out(pool.config, ledger)
+  except routing.NoRoomError as error:
+    raise errors.UserError(f"{error}; this is another run's ledger") from error
   return dataclasses.replace(pool, config=config)
 
 
@@ -245,18 +260,13 @@ def _division(config: assignment.SinkConfig, shards: int) -> str:
   )
 
 
-def _words(config, ids: np.ndarray, indices) -> np.ndarray:
-  indices = np.asarray(indices, np.int64)
-  return assignment.routing_words(config, ids[indices], indices)
-
-
 def _zero_blocks(pool: Pool, words_Sx2: np.ndarray) -> np.ndarray:
   """Return which blocks belong to any of the sources."""
   config, num_layers = pool.config, pool.num_layers
   if config.kind == "dedicated":
     config, num_layers = (
       dataclasses.replace(
-        config, strata=1, sinks_per_source=config.active_per_stratum
+        config, strata=1, sinks_per_source=config.rows_per_share
       ),
       1,
     )

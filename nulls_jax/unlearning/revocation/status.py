@@ -18,6 +18,7 @@ import numpy as np
 
 from nulls_jax import errors, files
 from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import routing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.revocation import revocation
 from nulls_jax.unlearning.revocation.record import Revocations
@@ -132,6 +133,7 @@ def read(
     num_sources = ledger.num_sources
     erased = ledger.erased()
     found = ledger.find(keys, allow_erased=True)
+    dead_rows = _dead_rows(sinks, num_layers, ledger, erased)
   suspended = revocations.suspended - {source.id for source in erased}
   return Status(
     run_dir=run_dir,
@@ -140,7 +142,7 @@ def read(
     num_erased=len(erased),
     revocations=revocations,
     rows_per_stratum=sinks.rows_per_stratum,
-    dead_rows=_dead_rows(sinks, num_layers, erased),
+    dead_rows=dead_rows,
     steps=_steps(run_dir),
     receipts=_names(run_dir / RECEIPTS),
     sources=tuple(
@@ -167,15 +169,12 @@ def _settings(run_dir: pathlib.Path) -> tuple[assignment.SinkConfig, int]:
 def _dead_rows(
   sinks: assignment.SinkConfig,
   num_layers: int,
+  ledger: ledger_lib.Ledger,
   erased: Sequence[ledger_lib.Source],
 ) -> tuple[tuple[int, ...], ...]:
   if sinks.kind == "none":
     return ()
-  words_Sx2 = assignment.routing_words(
-    sinks,
-    np.array([source.id for source in erased], np.uint64),
-    np.array([source.index for source in erased], np.int64),
-  )
+  words_Sx2 = routing.words(sinks, ledger, erased)
   counts = []
   for layer in range(num_layers):
     rows_SxGxA = assignment.rows(sinks, words_Sx2, layer)

@@ -5,13 +5,11 @@ rows in the source), and the check that nothing else differs. Every check
 returns its figures or raises `UserError`, as `verification` wants it.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
-from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.checkpoint import plan
 from nulls_jax.unlearning.receipts import receipt as receipt_lib
 from nulls_jax.unlearning.receipts.receipt import Receipt
@@ -60,7 +58,7 @@ class _Source:
     self._directory = self._find_step()
     config = plan.read_assignment(self._directory / plan.STEP_FILE)
     stated = self._receipts[-1].predicate["assignment"]
-    if {**dataclasses.asdict(config), "version": assignment.VERSION} != stated:
+    if config != plan.parse_assignment(stated, self._receipts[-1].path):
       raise errors.UserError(
         f"{self._directory} has another assignment than the receipts, so it "
         "is of another run"
@@ -70,6 +68,7 @@ class _Source:
       config,
       sources,
       self._say_progress,
+      run_dir=self._run_dir,
       predict=True,
     )
     nearest = None

@@ -104,6 +104,7 @@ def scan(
   sources: list[ledger_lib.Source],
   progress: Progress | None = None,
   *,
+  run_dir: pathlib.Path | None = None,
   predict: bool = False,
 ) -> Scan:
   """Decode every value of an item and look at the rows of sources.
@@ -113,6 +114,7 @@ def scan(
     config: the assignment that its sink tables were made for.
     sources: those whose rows are looked at; may be empty.
     progress: called with the values done, and all.
+    run_dir: the run whose ledger has these sources; needed for sources only.
     predict: digest the arrays without these rows, too.
 
   Raises:
@@ -123,7 +125,7 @@ def scan(
   rows = None
   if sources:
     num_layers = sinks.tables[0].shape[0]
-    rows = plan.rows_to_zero(config, sources, num_layers, item)
+    rows = plan.rows_to_zero(config, sources, num_layers, run_dir)
   survey = generations.survey(item)
   look = _Look(sinks, rows, predict)
   total = sum(array.num_chunks for array in arrays)

@@ -8,7 +8,6 @@ Invariant: a run is called verified only if every check that was made passed,
 and what was not checked is said.
 """
 
-import dataclasses
 import mmap
 import os
 import pathlib
@@ -17,7 +16,6 @@ from concurrent import futures
 
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
-from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.checkpoint import plan
 from nulls_jax.unlearning.receipts import receipt, signing
 from nulls_jax.unlearning.receipts.receipt import Receipt
@@ -219,6 +217,7 @@ class _Step:
 
   def __init__(self, run_dir, newest, step, sources, progress):
     self.found: scan.Scan | None = None
+    self._run_dir = run_dir
     self._directory = run_dir / plan.CHECKPOINTS / str(step["step"])
     self._newest = newest
     self._step = step
@@ -237,7 +236,13 @@ class _Step:
     self._check_metadata()
     item = self._directory / plan.ITEM
     config = plan.read_assignment(self._directory / plan.STEP_FILE)
-    self.found = scan.scan(item, config, self._sources, self._say_progress)
+    self.found = scan.scan(
+      item,
+      config,
+      self._sources,
+      self._say_progress,
+      run_dir=self._run_dir,
+    )
     survey = self.found.survey
     if survey.unaccounted:
       raise self._fail(
@@ -256,9 +261,10 @@ class _Step:
   def _check_metadata(self) -> None:
     path = self._directory / plan.STEP_FILE
     config = plan.read_assignment(path)
-    fields = {**dataclasses.asdict(config), "version": assignment.VERSION}
     predicate = self._newest.predicate
-    if fields != predicate["assignment"]:
+    if config != plan.parse_assignment(
+      predicate["assignment"], self._newest.path
+    ):
       raise self._fail(f"{path.name} has another assignment than the receipt")
     found = plan.read_custom_metadata(path).get("ledger_fingerprint")
     if found not in (None, predicate["ledgerFingerprint"]["sha256"]):
@@ -286,7 +292,7 @@ class _Step:
     if not own:
       return
     config = plan.read_assignment(self._directory / plan.STEP_FILE)
-    rows = plan.rows_to_zero(config, own, len(counts), self._directory)
+    rows = plan.rows_to_zero(config, own, len(counts), self._run_dir)
     if [list(layer) for layer in rows.counts()] != counts:
       raise self._fail("the receipt counts other rows than its sources own")
 

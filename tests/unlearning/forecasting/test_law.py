@@ -36,11 +36,11 @@ def test_the_chain_is_the_closed_form(num_erased):
     for left in range(owned + 1)
   ]
   law = forecast_law.Law(SMALL, 3)
-  state = law.after(law.untouched(), num_erased)
+  (state,) = law.after(law.untouched(), num_erased)
   assert state.shape == (6, owned + 1)
   np.testing.assert_allclose(state[0], expected, rtol=0, atol=1e-13)
   mean = 1 - (1 - owned / blocks) ** num_erased
-  assert abs(law.lost(state).mean - mean) < 1e-11
+  assert abs(law.lost([state]).mean - mean) < 1e-11
   assert abs(forecast_law.expected_share(SMALL, num_erased) - mean) < 1e-14
 
 
