@@ -92,6 +92,18 @@ def validate(config: RunConfig) -> None:
       f"mesh.tensor={tensor} does not divide {errors.listing(bad)}; choose "
       "values that it divides, or a smaller mesh.tensor"
     )
+  if (
+    config.sinks.kind == "dedicated" and config.model.implementation == "masked"
+  ):
+    raise errors.UserError(
+      "model.implementation=masked trains whole tables, and a dedicated one is "
+      "trained row by row; use implementation gather, or hashed sinks"
+    )
+  if config.sinks.kind == "none" and config.training.learn == "sinks":
+    raise errors.UserError(
+      "training.learn=sinks with sinks.kind=none leaves nothing to learn; use "
+      "learn all, or a model with sinks"
+    )
   if config.model.d_model % config.mesh.fsdp:
     raise errors.UserError(
       f"mesh.fsdp={config.mesh.fsdp} does not divide "
@@ -150,6 +162,34 @@ def _reason(error: Exception) -> str:
   if isinstance(error, errors.UserError):
     return str(error)
   return f"{type(error).__name__}: {error}"
+
+
+def dense_twin(config: RunConfig) -> RunConfig:
+  """Return the run of a dense transformer of equal active width.
+
+  Everything is the same but the MLP: its backbone neurons and the sinks that
+  a source activates make one dense layer.
+  """
+  active = config.model.backbone_width
+  if config.sinks.kind != "none":
+    active += config.sinks.sinks_per_source
+  return dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, backbone_width=active),
+    sinks=SinkConfig(kind="none"),
+    # It has no sinks that could learn alone.
+    training=dataclasses.replace(config.training, learn="all"),
+  )
+
+
+def for_more_training(config: RunConfig) -> RunConfig:
+  """Return a run's settings for a new run that starts from it.
+
+  Its number of steps follows from the epochs again.
+  """
+  return dataclasses.replace(
+    config, training=dataclasses.replace(config.training, num_steps=0)
+  )
 
 
 def to_dict(config: RunConfig) -> dict:

@@ -14,6 +14,7 @@ import numpy as np
 from nulls_jax import errors
 from nulls_jax.inference.restore import Restored
 from nulls_jax.model import attention, transformer
+from nulls_jax.sinks import table
 
 # Prompts are padded to multiples of this, so that few shapes are compiled.
 _BUCKET = 32
@@ -68,12 +69,17 @@ def generate(
   cache = attention.empty_cache(run.config.model, 1, memory)
   prompt_1xL = np.zeros((1, padded), np.int32)
   prompt_1xL[0, : len(tokens)] = tokens
+  sources_1x2 = jnp.asarray(route)[None]
+  rows, params = _look_up(
+    run.config.model, run.config.sinks, run.params, sources_1x2
+  )
   step = functools.partial(
     _step,
     run.config.model,
     run.config.sinks,
-    run.params,
-    sources_1x2=jnp.asarray(route)[None],
+    params,
+    rows,
+    sources_1x2=sources_1x2,
     temperature=temperature,
   )
   key = jax.random.key(seed)
@@ -97,16 +103,28 @@ def _is_unicode(text: str) -> bool:
   return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
+def _look_up(config, sinks, params, sources_1x2):
+  """Return the source's rows, once for the whole text, as `look_up` does."""
+  rows = _rows(config, sinks, params, sources_1x2)
+  return rows, params if rows is None else table.detach(params)[1]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _rows(config, sinks, params, sources_1x2):
+  return transformer.look_up(config, sinks, params, sources_1x2[:, None])[0]
+
+
 @functools.partial(
   jax.jit,
   static_argnums=(0, 1),
-  donate_argnums=3,
+  donate_argnums=4,
   static_argnames="temperature",
 )
 def _step(
   config,
   sinks,
   params,
+  rows,
   cache,
   tokens_1xL,
   start,
@@ -118,7 +136,7 @@ def _step(
 ):
   """Run new tokens and draw the one that follows token `last` of them."""
   logits_1xLxV, cache = transformer.decode(
-    config, sinks, params, cache, tokens_1xL, start, sources_1x2
+    config, sinks, params, cache, tokens_1xL, start, sources_1x2, rows
   )
   logits_V = logits_1xLxV[0, last]
   if temperature == 0:

@@ -1,6 +1,7 @@
-"""Grouped-query attention with rotary positions and segment masks.
+"""Grouped-query attention with rotary positions, within segments.
 
-Owns the attention module, its rotary embedding and the key-value cache.
+Owns the attention module, its rotary embedding and the key-value cache. How
+tokens of a whole row attend is `blockwise_attention`'s and `fused_attention`'s.
 Invariant: a token attends only to itself and to earlier tokens of its own
 segment, so what one document says never reaches another one's logits.
 
@@ -13,15 +14,17 @@ import jax
 import jax.numpy as jnp
 
 from nulls_jax.model import config as model_config
+from nulls_jax.model import fused_attention
 
 
-def rotate(x_BxLxHxK, positions_BxL, base: float):
+def rotate(x_BxLxHxK, positions_BxL, base: float, scale: float = 1.0):
   """Apply rotary position embedding in float32 (half-split pairs).
 
   Args:
     x_BxLxHxK: queries or keys.
     positions_BxL: position of each token in its document, from 0.
     base: base of the geometric series of wave lengths.
+    scale: factor of the result, before it is rounded to the dtype of x.
   """
   half = x_BxLxHxK.shape[-1] // 2
   frequency_K = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -33,19 +36,7 @@ def rotate(x_BxLxHxK, positions_BxL, base: float):
   rotated = jnp.concatenate(
     [first * cosine - second * sine, second * cosine + first * sine], axis=-1
   )
-  return rotated.astype(x_BxLxHxK.dtype)
-
-
-def segment_mask(segments_BxL):
-  """Return `bool [B, 1, L, L]`: causal, within one document.
-
-  Padding (segment 0) attends within itself, which keeps its rows of the
-  softmax defined; its outputs are never used.
-  """
-  length = segments_BxL.shape[1]
-  same_BxLxL = segments_BxL[:, :, None] == segments_BxL[:, None, :]
-  causal_1xLxL = jnp.tril(jnp.ones((1, length, length), bool))
-  return (same_BxLxL & causal_1xLxL)[:, None]
+  return (rotated * scale).astype(x_BxLxHxK.dtype)
 
 
 def empty_cache(config: model_config.ModelConfig, batch: int, memory: int):
@@ -71,16 +62,22 @@ class Attention(nn.Module):
   output_scale: float
 
   @nn.compact
-  def __call__(self, x_BxLxD, positions_BxL, mask_Bx1xLxM, cache=None):
+  def __call__(self, x_BxLxD, positions_BxL, segments_BxL=None, cache=None):
     """Return the output `[B, L, D]` and the updated cache (None without one).
 
     Args:
       x_BxLxD: normalised input in the compute dtype.
       positions_BxL: positions in the document.
-      mask_Bx1xLxM: which keys each query sees.
+      segments_BxL: number of each token's document in its row, 0 for padding;
+        not used with a cache.
       cache: None, or one layer's `{"keys", "values"}: [B, M, J, K]`, into
         which the L new tokens are written at `positions[0]` onward (all rows
-        of a cached batch stand at the same position).
+        of a cached batch stand at the same position). A row of a cached batch
+        is one document.
+
+    Raises:
+      errors.UserError: `config.attention` cannot run here, see
+        `fused_attention.choose`.
     """
     config = self.config
     query_BxLxHxK = self._project("query", x_BxLxD, config.num_heads, "heads")
@@ -88,20 +85,27 @@ class Attention(nn.Module):
     value_BxLxJxK = self._project(
       "value", x_BxLxD, config.num_kv_heads, "kv_heads"
     )
-    query_BxLxHxK = rotate(query_BxLxHxK, positions_BxL, config.rope_base)
-    key_BxLxJxK = rotate(key_BxLxJxK, positions_BxL, config.rope_base)
-    if cache is not None:
-      start = (0, positions_BxL[0, 0], 0, 0)
-      cache = {
-        "keys": jax.lax.dynamic_update_slice(cache["keys"], key_BxLxJxK, start),
-        "values": jax.lax.dynamic_update_slice(
-          cache["values"], value_BxLxJxK, start
-        ),
-      }
-      key_BxLxJxK, value_BxLxJxK = cache["keys"], cache["values"]
-    attended_BxLxHxK = jax.nn.dot_product_attention(
-      query_BxLxHxK, key_BxLxJxK, value_BxLxJxK, mask=mask_Bx1xLxM
+    query_BxLxHxK = rotate(
+      query_BxLxHxK, positions_BxL, config.rope_base, config.head_size**-0.5
     )
+    key_BxLxJxK = rotate(key_BxLxJxK, positions_BxL, config.rope_base)
+    if cache is None:
+      implementation = "xla"
+      # Parameters are drawn with rows of one token, which no kernel takes.
+      if not self.is_initializing():
+        implementation = fused_attention.choose(
+          config,
+          x_BxLxD.shape[1],
+          on=fused_attention.platform(),
+          capability=fused_attention.cuda_capability(),
+        )
+      attended_BxLxHxK = fused_attention.attend(
+        implementation, query_BxLxHxK, key_BxLxJxK, value_BxLxJxK, segments_BxL
+      )
+    else:
+      attended_BxLxHxK, cache = _attend_cached(
+        query_BxLxHxK, key_BxLxJxK, value_BxLxJxK, positions_BxL, cache
+      )
     weight_HxKxD = self.param(
       "output",
       nn.with_logical_partitioning(
@@ -123,3 +127,25 @@ class Attention(nn.Module):
       jnp.float32,
     ).astype(x_BxLxD.dtype)
     return jnp.einsum("bld,dhk->blhk", x_BxLxD, weight_DxHxK)
+
+
+def _attend_cached(
+  query_BxLxHxK, key_BxLxJxK, value_BxLxJxK, positions_BxL, cache
+):
+  """Write new keys and values into the cache, and attend to what it holds."""
+  start = (0, positions_BxL[0, 0], 0, 0)
+  cache = {
+    "keys": jax.lax.dynamic_update_slice(cache["keys"], key_BxLxJxK, start),
+    "values": jax.lax.dynamic_update_slice(
+      cache["values"], value_BxLxJxK, start
+    ),
+  }
+  memory_1x1x1xM = jnp.arange(cache["keys"].shape[1])[None, None, None]
+  attended_BxLxHxK = jax.nn.dot_product_attention(
+    query_BxLxHxK,
+    cache["keys"],
+    cache["values"],
+    mask=memory_1x1x1xM <= positions_BxL[:, None, :, None],
+    scale=1.0,
+  )
+  return attended_BxLxHxK, cache

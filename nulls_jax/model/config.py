@@ -25,6 +25,12 @@ class ModelConfig:
     remat: activations kept for the backward pass: "none" recomputes nothing,
       "dots" keeps matrix products, "full" keeps only layer inputs.
     loss_chunk: tokens of a row whose logits exist at one time; 0 for all.
+    attention: how tokens of a row attend. "auto" takes the fused kernel of
+      the platform: splash on a TPU if rows are a multiple of 128 tokens,
+      cudnn on an NVIDIA GPU of compute capability 8.0 if compute_dtype is
+      bfloat16, head_size a multiple of 8 up to 128 and rows are even; and xla
+      everywhere else. A kernel that is named is taken or refused. Text that
+      is generated with a cache always takes xla.
     implementation: how sinks are computed; "masked" is the slow oracle.
     backbone_gradient: what documents with active sinks teach the backbone's
       MLP: "full" (the paper), "routed" (nothing), "down_blocked".
@@ -42,6 +48,7 @@ class ModelConfig:
   compute_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "dots", "full"] = "none"
   loss_chunk: int = 0
+  attention: Literal["auto", "xla", "splash", "cudnn"] = "auto"
   implementation: Literal["gather", "masked"] = "gather"
   backbone_gradient: Literal["full", "routed", "down_blocked"] = "routed"
 
@@ -58,6 +65,10 @@ class ModelConfig:
         raise errors.UserError(
           f"model.{name} is {getattr(self, name)}; it must be at least 1"
         )
+    if self.loss_chunk < 0:
+      raise errors.UserError(
+        f"model.loss_chunk is {self.loss_chunk}; it must be at least 0"
+      )
     if self.num_heads % self.num_kv_heads:
       raise errors.UserError(
         f"model.num_heads={self.num_heads} is not a multiple of "

@@ -3,9 +3,9 @@
 `y = down(silu(gate(x)) * up(x)) + sum over the source's sinks of
 down_j * silu(gate_j . x) * (up_j . x)`
 
-Owns the two implementations of the sinks' sum (`masked`, the oracle, dense
-over the pool; `gather`, which touches only the active rows) and the gradient
-modes of the backbone. Does not know attention, losses or devices.
+Owns the two implementations of the sinks' sum (`gather`, from the rows that
+`table.lookup` found; `masked`, the oracle, dense over the pool) and the
+gradient modes of the backbone. Does not know attention, losses or devices.
 
 Invariant: a token whose source is (0, 0) gets exactly the backbone's output,
 and no sink gets a gradient from it.
@@ -13,8 +13,14 @@ and no sink gets a gradient from it.
 Source: Ghosal, Maini, Raghunathan, "Natively Unlearnable Large Language
 Models" (arXiv 2606.13873), the MLP; routed gradients are this project's.
 
+Where a mesh cuts the hidden neurons, each part of them is computed by itself,
+and nothing is added up between parts before backbone and sinks have met. So
+tensor parallelism costs one reduction each way, of the size that a dense MLP
+needs.
+
 Dimensions: B batch, L length, D model, F backbone width, T tiles, S tokens
-of a tile, G strata, R rows of a stratum, A active rows of a stratum.
+of a tile, G strata, R rows of a stratum, A active rows of a stratum, P parts,
+W neurons of a part (F / P).
 """
 
 import dataclasses
@@ -25,6 +31,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from nulls_jax import sharding
 from nulls_jax.sinks import assignment, table
 
 Implementation = Literal["gather", "masked"]
@@ -92,8 +99,39 @@ def active(sources_BxTx2):
   return jnp.any(sources_BxTx2 != 0, axis=-1)
 
 
-def gather_sum(config, table_GxRxE, x_BxLxD, sources_BxTx2, layer):
+def gather_sum(config, rows_BxTxGxAxE, x_BxLxD, sources_BxTx2):
   """The sinks' sum from the active rows only; cost does not see the pool.
+
+  Args:
+    config: the pool's `SinkConfig`.
+    rows_BxTxGxAxE: this layer's rows of each tile's source, see
+      `table.lookup`, in the compute dtype; of all strata or of some.
+    x_BxLxD: the layer's input, in the compute dtype.
+    sources_BxTx2: uint32 routing words of each tile.
+
+  Returns:
+    `[B, L, D]`, zero where a tile has no source.
+  """
+  batch, length, d_model = x_BxLxD.shape
+  num_tiles = sources_BxTx2.shape[1]
+  gate, up, down = table.split(rows_BxTxGxAxE)
+  x_BxTxSxD = x_BxLxD.reshape(batch, num_tiles, -1, d_model)
+  gate_BxTxSxGxA = jnp.einsum("btsd,btgad->btsga", x_BxTxSxD, gate)
+  up_BxTxSxGxA = jnp.einsum("btsd,btgad->btsga", x_BxTxSxD, up)
+  owned_BxTx1x1xA = assignment.owned(config, sources_BxTx2)[:, :, None, None]
+  hidden_BxTxSxGxA = (
+    nn.silu(gate_BxTxSxGxA)
+    * up_BxTxSxGxA
+    * owned_BxTx1x1xA.astype(x_BxLxD.dtype)
+  )
+  y_BxTxSxD = jnp.einsum("btsga,btgad->btsd", hidden_BxTxSxGxA, down)
+  return y_BxTxSxD.reshape(batch, length, d_model)
+
+
+def masked_sum(config, table_GxRxE, x_BxLxD, sources_BxTx2, layer):
+  """The sinks' sum over the whole pool under a mask: the oracle.
+
+  What the paper's formula says literally; cost grows with the pool.
 
   Args:
     config: the pool's `SinkConfig`.
@@ -105,35 +143,16 @@ def gather_sum(config, table_GxRxE, x_BxLxD, sources_BxTx2, layer):
   Returns:
     `[B, L, D]`, zero where a tile has no source.
   """
-  batch, length, d_model = x_BxLxD.shape
   num_tiles = sources_BxTx2.shape[1]
   numbers_BxTxGxA = assignment.rows(config, sources_BxTx2, layer)
-  rows_BxTxGxAxE = table.lookup(table_GxRxE, numbers_BxTxGxA)
-  gate, up, down = table.split(rows_BxTxGxAxE.astype(x_BxLxD.dtype))
-  x_BxTxSxD = x_BxLxD.reshape(batch, num_tiles, -1, d_model)
-  gate_BxTxSxGxA = jnp.einsum("btsd,btgad->btsga", x_BxTxSxD, gate)
-  up_BxTxSxGxA = jnp.einsum("btsd,btgad->btsga", x_BxTxSxD, up)
-  on_BxTx1x1x1 = active(sources_BxTx2)[..., None, None, None]
-  hidden_BxTxSxGxA = (
-    nn.silu(gate_BxTxSxGxA) * up_BxTxSxGxA * on_BxTx1x1x1.astype(gate.dtype)
-  )
-  y_BxTxSxD = jnp.einsum("btsga,btgad->btsd", hidden_BxTxSxGxA, down)
-  return y_BxTxSxD.reshape(batch, length, d_model)
-
-
-def masked_sum(config, table_GxRxE, x_BxLxD, sources_BxTx2, layer):
-  """The sinks' sum over the whole pool under a mask: the oracle.
-
-  What the paper's formula says literally. Arguments and result as
-  `gather_sum`; cost grows with the pool.
-  """
-  num_tiles = sources_BxTx2.shape[1]
-  numbers_BxTxGxA = assignment.rows(config, sources_BxTx2, layer)
+  owned_BxTx1xA = assignment.owned(config, sources_BxTx2)[:, :, None]
   # Every draw is distinct, so the sum of one-hots is a 0/1 mask.
-  mask_BxTxGxR = jax.nn.one_hot(
-    numbers_BxTxGxA, config.rows_per_stratum, dtype=x_BxLxD.dtype
+  mask_BxTxGxR = (
+    jax.nn.one_hot(
+      numbers_BxTxGxA, config.rows_per_stratum, dtype=x_BxLxD.dtype
+    )
+    * owned_BxTx1xA[..., None].astype(x_BxLxD.dtype)
   ).sum(axis=-2)
-  mask_BxTxGxR *= active(sources_BxTx2)[..., None, None].astype(x_BxLxD.dtype)
   mask_BxLxGxR = jnp.repeat(mask_BxTxGxR, x_BxLxD.shape[1] // num_tiles, axis=1)
   gate, up, down = table.split(table_GxRxE.astype(x_BxLxD.dtype))
   gate_BxLxGxR = jnp.einsum("bld,grd->blgr", x_BxLxD, gate)
@@ -142,7 +161,26 @@ def masked_sum(config, table_GxRxE, x_BxLxD, sources_BxTx2, layer):
   return jnp.einsum("blgr,grd->bld", hidden_BxLxGxR, down)
 
 
-_SUMS = {"gather": gather_sum, "masked": masked_sum}
+def _in_parts(values_PxBxLxD):
+  """Keep what is computed for each part where that part is."""
+  return sharding.constrain(values_PxBxLxD, "parts", "batch", None, None)
+
+
+def _cut_weights(parts: int, gate_DxF, up_DxF, down_FxD):
+  """Return gate and up `[P, D, W]` and down `[P, W, D]`."""
+  d_model = len(gate_DxF)
+
+  def cut(weight_DxF):
+    return weight_DxF.reshape(d_model, parts, -1).swapaxes(0, 1)
+
+  return cut(gate_DxF), cut(up_DxF), down_FxD.reshape(parts, -1, d_model)
+
+
+def _cut_strata(parts: int, rows_BxTxGxAxE):
+  """Return `[P, B, T, G / P, A, E]`."""
+  batch, tiles, strata, *row = rows_BxTxGxAxE.shape
+  cut = rows_BxTxGxAxE.reshape(batch, tiles, parts, strata // parts, *row)
+  return jnp.moveaxis(cut, 2, 0)
 
 
 class SinkMLP(nn.Module):
@@ -151,20 +189,40 @@ class SinkMLP(nn.Module):
   config: LayerConfig
 
   @nn.compact
-  def __call__(self, x_BxLxD, table_GxRxE, sources_BxTx2, layer):
+  def __call__(self, x_BxLxD, sinks, sources_BxTx2, layer):
     """Return the MLP's output `[B, L, D]`.
 
     Args:
       x_BxLxD: normalised input in the compute dtype; L is a multiple of T.
-      table_GxRxE: this layer's sinks, float32; None for kind "none".
+      sinks: for "gather" this layer's rows `[B, T, G, A, E]` from
+        `table.lookup`, for "masked" its table `[G, R, E]`, None for a plain
+        MLP.
       sources_BxTx2: uint32 routing words, one source a tile, (0, 0) none.
       layer: number of the layer, an integer scalar.
     """
     config = self.config
     weights = self._backbone_weights()
-    plain = functools.partial(jnp.einsum, "bli,io->blo")
+    is_gathered = config.implementation == "gather"
+    rows = sinks if is_gathered and config.sinks.kind != "none" else None
+    parts = sharding.num_parts("mlp", config.backbone_width)
+    if parts == 1:
+      y_BxLxD = self._part(sources_BxTx2, x_BxLxD, weights, rows)
+    else:
+      y_PxBxLxD = jax.vmap(functools.partial(self._part, sources_BxTx2))(
+        _in_parts(jnp.broadcast_to(x_BxLxD[None], (parts, *x_BxLxD.shape))),
+        _cut_weights(parts, *weights),
+        None if rows is None else _cut_strata(parts, rows),
+      )
+      y_BxLxD = _in_parts(y_PxBxLxD).sum(axis=0)
+    if config.sinks.kind != "none" and not is_gathered:
+      y_BxLxD += masked_sum(config.sinks, sinks, x_BxLxD, sources_BxTx2, layer)
+    return y_BxLxD
+
+  def _part(self, sources_BxTx2, x_BxLxD, weights, rows_BxTxGxAxE):
+    """Return what some of the hidden neurons, and some strata, add up to."""
+    config = self.config
     if config.sinks.kind == "none" or config.backbone_gradient == "full":
-      dots = (plain, plain, plain)
+      dots = (jnp.matmul, jnp.matmul, jnp.matmul)
     else:
       on_BxT = active(sources_BxTx2)
       tile = x_BxLxD.shape[1] // on_BxT.shape[1]
@@ -173,31 +231,30 @@ class SinkMLP(nn.Module):
       def blocked(x, weight):
         return blocked_dot(x, weight, learn_BxL)
 
-      first = blocked if config.backbone_gradient == "routed" else plain
+      first = blocked if config.backbone_gradient == "routed" else jnp.matmul
       dots = (first, first, blocked)
-    gate_BxLxF = dots[0](x_BxLxD, weights["gate"])
-    up_BxLxF = dots[1](x_BxLxD, weights["up"])
-    y_BxLxD = dots[2](nn.silu(gate_BxLxF) * up_BxLxF, weights["down"])
-    if config.sinks.kind == "none":
-      return y_BxLxD
-    sinks_sum = _SUMS[config.implementation]
-    return y_BxLxD + sinks_sum(
-      config.sinks, table_GxRxE, x_BxLxD, sources_BxTx2, layer
-    )
+    gate_DxW, up_DxW, down_WxD = weights
+    gate_BxLxW = dots[0](x_BxLxD, gate_DxW)
+    up_BxLxW = dots[1](x_BxLxD, up_DxW)
+    y_BxLxD = dots[2](nn.silu(gate_BxLxW) * up_BxLxW, down_WxD)
+    if rows_BxTxGxAxE is not None:
+      y_BxLxD += gather_sum(
+        config.sinks, rows_BxTxGxAxE, x_BxLxD, sources_BxTx2
+      )
+    return y_BxLxD
 
   def _backbone_weights(self):
+    """Return gate and up `[D, F]` and down `[F, D]` in the compute dtype."""
     config = self.config
     wide = nn.initializers.normal(config.d_model**-0.5)
     narrow = nn.initializers.normal(config.down_scale)
     shape = (config.d_model, config.backbone_width)
-    weights = {
-      "gate": self._weight("gate", wide, ("embed", "mlp"), shape),
-      "up": self._weight("up", wide, ("embed", "mlp"), shape),
-      "down": self._weight("down", narrow, ("mlp", "embed"), shape[::-1]),
-    }
-    return {
-      name: weight.astype(config.dtype) for name, weight in weights.items()
-    }
+    weights = (
+      self._weight("gate", wide, ("embed", "mlp"), shape),
+      self._weight("up", wide, ("embed", "mlp"), shape),
+      self._weight("down", narrow, ("mlp", "embed"), shape[::-1]),
+    )
+    return tuple(weight.astype(config.dtype) for weight in weights)
 
   def _weight(self, name, init, axes, shape):
     return self.param(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Literal
 
 from nulls_jax import errors
 
@@ -18,8 +19,9 @@ class OptimizerConfig:
     b2: decay of the second moment.
     epsilon: added to the root of the second moment.
     weight_decay: decoupled decay of the backbone's matrices.
-    sink_weight_decay: decoupled decay of the sink table. It acts in every
-      step, whether or not a sink's sources were seen.
+    sink_weight_decay: decoupled decay of the sink table. In a hashed pool it
+      acts in every step; on a dedicated row, in the steps in which its source
+      was seen.
     sink_learning_rate_scale: rate of the sinks over that of the backbone.
     clip_norm: global gradient norm above which gradients are scaled down.
   """
@@ -58,6 +60,10 @@ class TrainingConfig:
     epochs: passes over the prepared rows; used when num_steps is 0.
     num_steps: updates; 0 takes them from epochs when training starts.
     off_share: probability that a visit to a document uses no sinks.
+    learn: what the updates may change: "all", or "sinks", the sink table
+      alone, while every other parameter keeps every bit. With dedicated
+      sinks a source that has no documents then answers as it did, to the
+      bit; in a hashed pool the sources share rows, and all may change.
     seed: key of the initial parameters, the data order and the off draws.
     log_every: steps between two lines of metrics.
   """
@@ -67,6 +73,7 @@ class TrainingConfig:
   epochs: float = 1.0
   num_steps: int = 0
   off_share: float = 0.2
+  learn: Literal["all", "sinks"] = "all"
   seed: int = 0
   log_every: int = 10
 

@@ -1,6 +1,7 @@
 """AdamW in groups: backbone matrices, sinks, and what never decays.
 
 One chain over the whole tree, so that every moment has its parameter's path.
+A table whose rows are updated one by one is left to `training.rows`.
 Source: Loshchilov and Hutter, decoupled weight decay (arXiv 1711.05101).
 """
 
@@ -31,6 +32,20 @@ def make(
     optax.add_decayed_weights(config.weight_decay, mask=is_backbone_matrix),
     optax.add_decayed_weights(config.sink_weight_decay, mask=is_sink),
     optax.masked(optax.scale(config.sink_learning_rate_scale), is_sink),
+    optax.scale_by_learning_rate(schedule(config, num_steps)),
+  )
+
+
+def make_for_backbone(
+  config: OptimizerConfig, num_steps: int
+) -> optax.GradientTransformation:
+  """Return the optimiser of all but the sink table, without clipping.
+
+  The caller clips by the norm of all gradients, those of rows included.
+  """
+  return optax.chain(
+    optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.epsilon),
+    optax.add_decayed_weights(config.weight_decay, mask=is_backbone_matrix),
     optax.scale_by_learning_rate(schedule(config, num_steps)),
   )
 

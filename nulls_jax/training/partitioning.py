@@ -1,8 +1,9 @@
 """The mesh, and which mesh axes each logical axis is cut along.
 
-The only module that knows mesh axes. Parameters name logical axes where they
-are created; `RULES` maps them. Nothing else in the package depends on how
-many devices there are.
+The only module that knows mesh axes. Parameters and looked-up rows name
+logical axes where they are made; `RULES` maps them, and `sharding.resolve`
+reads the rules. Nothing else in the package depends on how many devices there
+are.
 """
 
 import math
@@ -12,29 +13,34 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from nulls_jax import errors
+from nulls_jax import errors, sharding
 from nulls_jax.training.config import MeshConfig
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
+# In this order; the first rule that fits an axis counts.
 RULES = (
-  ("batch", BATCH),
-  ("length", None),
-  ("hidden", None),
   ("embed", "fsdp"),
   ("heads", "tensor"),
   ("kv_heads", "tensor"),
-  ("head", None),
   ("mlp", "tensor"),
   ("vocabulary", "tensor"),
-  ("norm", None),
-  ("layers", None),
-  # Every tensor shard holds its part of every source's sinks, so that their
-  # lookup needs no communication.
+  # On the tensor axis every shard holds its part of every source's sinks, and
+  # their lookup needs no communication. A mesh without that axis cuts the
+  # strata, or the rows themselves, over `fsdp`: one all-to-all brings a batch
+  # its rows, and one takes their gradients back.
   ("strata", "tensor"),
-  ("sink_rows", None),
+  ("strata", "fsdp"),
   ("sink_row", "fsdp"),
+  # A dedicated table is too large for a copy on each part of `data`.
+  ("owned_layers", "data"),
+  # Looked-up rows on their way: strata as the sinks' sum wants them, and
+  # documents over what the table leaves.
+  ("active_strata", "tensor"),
+  # What is computed for each part of an MLP's neurons, see sinks.layer.
+  ("parts", "tensor"),
+  ("batch", BATCH),
 )
 
 
@@ -78,25 +84,21 @@ def shardings(mesh, logical_axes, abstract):
   """Return the tree of `NamedSharding`s of a parameter tree.
 
   An axis that its mesh axes do not divide stays whole (a vocabulary of 439
-  entries on two devices), except strata and heads, which the config check
-  has refused before.
+  entries on two devices), except strata and heads on `tensor`, which the
+  config check has refused before.
 
   Args:
     mesh: the mesh.
     logical_axes: tree of tuples of logical axis names.
     abstract: the same tree of `ShapeDtypeStruct`s.
   """
-
-  def one(names, leaf):
-    spec = nn.logical_to_mesh_axes(names, RULES)
-    spec = [
-      axis if axis is None or size % mesh.shape[axis] == 0 else None
-      for axis, size in zip(spec, leaf.shape, strict=True)
-    ]
-    return NamedSharding(mesh, P(*spec))
-
   return jax.tree.map(
-    one, logical_axes, abstract, is_leaf=lambda leaf: isinstance(leaf, tuple)
+    lambda names, leaf: NamedSharding(
+      mesh, sharding.resolve(names, leaf.shape, RULES, mesh.shape)
+    ),
+    logical_axes,
+    abstract,
+    is_leaf=lambda leaf: isinstance(leaf, tuple),
   )
 
 
@@ -112,9 +114,9 @@ def batch_sharding(mesh) -> NamedSharding:
 
 def to_devices(mesh, batch):
   """Make global arrays of this process's part of a batch."""
-  sharding = batch_sharding(mesh)
+  rows = batch_sharding(mesh)
   return {
-    name: jax.make_array_from_process_local_data(sharding, value)
+    name: jax.make_array_from_process_local_data(rows, value)
     for name, value in batch.items()
   }
 

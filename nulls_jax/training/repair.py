@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nulls_jax import errors
+from nulls_jax.sinks import table as table_lib
 from nulls_jax.training import (
   checkpoint,
   partitioning,
@@ -133,7 +134,7 @@ def _run(
   who = job.who
   samples = repair_samples.take(job.prepared, who, job.config.training)
   params = checkpoint.load_params(job.run_dir, job.step, job.abstract)
-  table, frozen = repair_step.split(params)
+  table, frozen = table_lib.detach(params)
   _check_erased(job, table)
   mean_loss = repair_step.make_mean_loss(job.config, job.mesh)
   before = {
@@ -141,7 +142,7 @@ def _run(
   }
   del params
   table, curve = _train(job, table, frozen, progress)
-  params = repair_step.join(table, frozen)
+  params = table_lib.attach(table, frozen)
   after = {
     name: mean_loss(params, sample.batches) for name, sample in samples.items()
   }
@@ -255,7 +256,7 @@ def _check_written(job, partial) -> int:
   changed, num_moved, num_stray = repair_step.compare(
     before, after, job.place(job.who.movable)
   )
-  table, _ = repair_step.split(after)
+  table, _ = table_lib.detach(after)
   num_back = repair_step.num_nonzero(table, job.place(job.who.is_erased))
   if changed or num_stray or num_back:
     raise errors.MachineError(

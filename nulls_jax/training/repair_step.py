@@ -17,22 +17,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from nulls_jax.config import RunConfig
+from nulls_jax.sinks import table as table_lib
 from nulls_jax.training import optimizer, partitioning
 from nulls_jax.training import step as train_step
-
-
-def split(params):
-  """Return the sink table and the tree of all other parameters."""
-  layers = {
-    name: value for name, value in params["layers"].items() if name != "sinks"
-  }
-  return params["layers"]["sinks"]["table"], {**params, "layers": layers}
-
-
-def join(table, frozen):
-  """Undo `split`."""
-  layers = {**frozen["layers"], "sinks": {"table": table}}
-  return {**frozen, "layers": layers}
 
 
 def place_marks(marks_NxGxR, abstract):
@@ -42,7 +29,7 @@ def place_marks(marks_NxGxR, abstract):
     marks_NxGxR: a NumPy array.
     abstract: the parameter tree as `ShapeDtypeStruct`s with shardings.
   """
-  table, _ = split(abstract)
+  table, _ = table_lib.detach(abstract)
   spec = P(*table.sharding.spec[:3])
   return jax.device_put(marks_NxGxR, NamedSharding(table.sharding.mesh, spec))
 
@@ -63,7 +50,7 @@ def make(config: RunConfig, abstract):
   optimiser = optimizer.make_for_sinks(
     config.optimizer, config.training.num_steps
   )
-  table, _ = split(abstract)
+  table, _ = table_lib.detach(abstract)
   replicated = partitioning.replicated(table.sharding.mesh)
   moments = optax.tree.map_params(
     optimiser,
@@ -74,7 +61,7 @@ def make(config: RunConfig, abstract):
 
   def update(table, opt_state, frozen, movable_NxGxR, batch):
     grads, loss, sums = train_step.gradients(
-      config, table, batch, lambda table: join(table, frozen)
+      config, table, batch, lambda table: table_lib.attach(table, frozen)
     )
     updates, opt_state = optimiser.update(grads, opt_state, table)
     # A choice and no product: 0 times an update that overflowed is NaN.
@@ -126,8 +113,8 @@ def num_nonzero(table, marks_NxGxR) -> int:
 
 @jax.jit
 def _compare(before, after, movable_NxGxR):
-  old, old_frozen = split(before)
-  new, new_frozen = split(after)
+  old, old_frozen = table_lib.detach(before)
+  new, new_frozen = table_lib.detach(after)
   changed = jax.tree.map(
     lambda a, b: (_bits(a) != _bits(b)).any(), old_frozen, new_frozen
   )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nulls_jax.sinks import assignment, layer
+from nulls_jax.sinks import table as table_lib
 
 B, T, S, D, F, NUMBER = 3, 4, 8, 16, 24, 2
 L = T * S
@@ -28,6 +29,17 @@ POOLS = {
   ),
   "dedicated, strata": assignment.SinkConfig(
     kind="dedicated", num_sources=9, sinks_per_source=8, strata=2
+  ),
+  "hashed, sizes": assignment.SinkConfig(
+    pool_size=128, sinks_per_source=4, strata=2, size_classes=3
+  ),
+  "dedicated, sizes": assignment.SinkConfig(
+    kind="dedicated",
+    num_sources=9,
+    num_shares=21,
+    sinks_per_source=4,
+    strata=2,
+    size_classes=3,
   ),
 }
 
@@ -48,9 +60,11 @@ def _sources(pool):
   """Several sources a row, one of them twice, some tiles without any."""
   index = np.array([[1, 2, 0, 3], [0, 0, 0, 0], [4, 4, 5, 1]])
   ids = np.array([0, *(assignment.source_id(str(n)) for n in range(9))])
+  classes = np.array([0, *(n % 3 for n in range(9))])
+  firsts = assignment.first_shares(POOLS[pool], classes)
   return assignment.routing_words(
-    POOLS[pool], ids.astype(np.uint64)[index], index
-  )
+    POOLS[pool], ids.astype(np.uint64), firsts, classes
+  )[index]
 
 
 def _inputs(pool, dtype="float32"):
@@ -60,7 +74,11 @@ def _inputs(pool, dtype="float32"):
   table_GxRxE = layer.SinkTable(config).init(keys[1])
   table_GxRxE = jax.tree.leaves(table_GxRxE)[0]
   params = layer.SinkMLP(config).init(
-    keys[2], x_BxLxD, table_GxRxE, _sources(pool), jnp.uint32(NUMBER)
+    keys[2],
+    x_BxLxD,
+    _sinks(config, table_GxRxE, _sources(pool)),
+    _sources(pool),
+    jnp.uint32(NUMBER),
   )
   params = jax.tree.map(
     lambda box: box.value,
@@ -70,9 +88,23 @@ def _inputs(pool, dtype="float32"):
   return params, x_BxLxD, table_GxRxE
 
 
+def _sinks(config, table_GxRxE, sources_BxTx2):
+  """What the layer wants: its rows, looked up in the last of some layers."""
+  if config.sinks.kind == "none" or config.implementation == "masked":
+    return table_GxRxE
+  table_NxGxRxE = jnp.stack([table_GxRxE] * (NUMBER + 1))
+  return table_lib.lookup(
+    config.sinks, table_NxGxRxE, sources_BxTx2, config.dtype
+  )[NUMBER]
+
+
 def _apply(config, params, x_BxLxD, table_GxRxE, sources_BxTx2):
   return layer.SinkMLP(config).apply(
-    params, x_BxLxD, table_GxRxE, sources_BxTx2, jnp.uint32(NUMBER)
+    params,
+    x_BxLxD,
+    _sinks(config, table_GxRxE, sources_BxTx2),
+    sources_BxTx2,
+    jnp.uint32(NUMBER),
   )
 
 
@@ -90,12 +122,13 @@ def _reference(pool, params, x_BxLxD, table_GxRxE, sources_BxTx2):
   hidden = silu(x @ weights["gate"]) * (x @ weights["up"])
   y = hidden @ weights["down"]
   rows = assignment.rows(POOLS[pool], sources_BxTx2, NUMBER)
+  owned = assignment.owned(POOLS[pool], sources_BxTx2)
   for b, token in itertools.product(range(B), range(L)):
     tile = token // S
     if not sources_BxTx2[b, tile].any():
       continue
     for stratum, row in itertools.product(
-      range(table.shape[0]), range(rows.shape[-1])
+      range(table.shape[0]), np.flatnonzero(owned[b, tile])
     ):
       gate, up, down = np.split(table[stratum, rows[b, tile, stratum, row]], 3)
       token_x = x[b, token]
@@ -167,9 +200,10 @@ def test_only_the_active_rows_get_a_gradient(pool, implementation):
   touched = np.asarray(grad).any(axis=-1)
   expected = np.zeros_like(touched)
   rows = assignment.rows(POOLS[pool], sources, NUMBER)
+  owned = assignment.owned(POOLS[pool], sources)
   for b, tile in zip(*np.nonzero(sources.any(axis=-1)), strict=True):
     for stratum in range(touched.shape[0]):
-      expected[stratum, rows[b, tile, stratum]] = True
+      expected[stratum, rows[b, tile, stratum, owned[b, tile]]] = True
   np.testing.assert_array_equal(touched, expected)
 
 
@@ -225,11 +259,12 @@ def test_blocking_leaves_the_inputs_gradient_alone():
 def test_gather_builds_nothing_of_the_pools_size():
   """No array of [batch, length, pool] in the forward or backward pass."""
   pool = assignment.SinkConfig(pool_size=8192, sinks_per_source=8)
-  table = jnp.zeros((1, 8192, 3 * D))
+  table = jnp.zeros((1, 1, 8192, 3 * D))
   sources = _sources("hashed")
 
   def loss(table, x):
-    return layer.gather_sum(pool, table, x, sources, NUMBER).sum()
+    (rows,) = table_lib.lookup(pool, table, sources, jnp.float32)
+    return layer.gather_sum(pool, rows, x, sources).sum()
 
   text = (
     jax.jit(jax.grad(loss, argnums=(0, 1)))

@@ -17,6 +17,14 @@ CONFIG = run_config.RunConfig(
   training=run_config.TrainingConfig(num_steps=10),
 )
 
+DEDICATED = dataclasses.replace(
+  CONFIG,
+  sinks=run_config.SinkConfig(
+    kind="dedicated", num_sources=5, sinks_per_source=8, strata=4
+  ),
+)
+TABLE = "layers/sinks/table"
+
 # (data, fsdp, tensor) = (2, 2, 2). A change here changes how every run is
 # laid out: regenerate by printing `_specs(...)` and say why.
 GOLDEN = {
@@ -42,7 +50,9 @@ def _mesh(**axes):
 
 def _specs(tree):
   return {
-    "/".join(entry.key for entry in path): tuple(leaf.sharding.spec)
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(
+      leaf.sharding.spec
+    )
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
@@ -56,12 +66,47 @@ def test_every_parameter_and_moment_has_its_golden_sharding():
   assert tuple(abstract["step"].sharding.spec) == ()
 
 
-def test_the_state_is_born_sharded_and_equal_on_any_mesh():
-  sharded = state.create(CONFIG, _mesh(data=2, fsdp=2, tensor=2))
-  single = state.create(
-    CONFIG, partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
+def test_every_row_moment_has_its_golden_sharding():
+  """A dedicated table is cut over `data` as well, and so is all of its."""
+  abstract = state.abstract(DEDICATED, _mesh(data=2, fsdp=2, tensor=2))
+  golden = {**GOLDEN, TABLE: ("data", "tensor", None, "fsdp")}
+  assert _specs(abstract["params"]) == golden
+  rows = abstract["opt_state"]["rows"]
+  assert _specs(rows["mu"]) == _specs(rows["nu"]) == {TABLE: golden[TABLE]}
+  assert _specs(rows["count"]) == {TABLE: golden[TABLE][:3]}
+  adam = abstract["opt_state"]["dense"][0]
+  del golden[TABLE]
+  assert _specs(adam.mu) == _specs(adam.nu) == golden
+
+
+# The axes of the table's spec on a mesh with strata on `tensor`, on `fsdp`,
+# and with strata that `fsdp` does not divide.
+@pytest.mark.parametrize(
+  ("axes", "strata", "spec"),
+  [
+    ({"data": 2, "tensor": 4}, 4, (None, "tensor", None, None)),
+    ({"data": 2, "fsdp": 4}, 4, (None, "fsdp", None, None)),
+    ({"data": 2, "fsdp": 4}, 2, (None, None, None, "fsdp")),
+  ],
+)
+def test_the_table_lies_where_the_mesh_has_room(axes, strata, spec):
+  config = dataclasses.replace(
+    CONFIG, sinks=dataclasses.replace(CONFIG.sinks, strata=strata)
   )
-  assert _specs(sharded["params"]) == GOLDEN
+  abstract = state.abstract(config, _mesh(**axes))
+  assert _specs(abstract["params"])[TABLE] == spec
+  assert _specs(abstract["opt_state"][1].nu)[TABLE] == spec
+
+
+@pytest.mark.parametrize("config", [CONFIG, DEDICATED], ids=["hashed", "rows"])
+def test_the_state_is_born_sharded_and_equal_on_any_mesh(config):
+  sharded = state.create(config, _mesh(data=2, fsdp=2, tensor=2))
+  single = state.create(
+    config, partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
+  )
+  assert _specs(sharded) == _specs(
+    state.abstract(config, _mesh(data=2, fsdp=2, tensor=2))
+  )
   for a, b in zip(
     jax.tree.leaves(sharded), jax.tree.leaves(single), strict=True
   ):

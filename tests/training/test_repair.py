@@ -14,6 +14,7 @@ from nulls_jax.data import ledger, prepare
 from nulls_jax.evaluation import evaluate
 from nulls_jax.inference import restore
 from nulls_jax.sinks import assignment
+from nulls_jax.sinks import table as table_lib
 from nulls_jax.training import (
   checkpoint,
   partitioning,
@@ -165,7 +166,7 @@ def test_decay_and_momentum_do_not_reach_what_is_frozen(jobs):
   """A batch that teaches nothing: decay alone acts, on movable rows only."""
   job = jobs(weight_decay=5.0)
   params = checkpoint.load_params(job.run_dir, job.step, job.abstract)
-  table, frozen = repair_step.split(params)
+  table, frozen = table_lib.detach(params)
   before = np.asarray(table)
   start, update = repair_step.make(job.config, job.abstract)
   opt_state = start(table)
@@ -188,7 +189,7 @@ def test_decay_and_momentum_do_not_reach_what_is_frozen(jobs):
 
 def test_the_optimiser_keeps_moments_of_the_table_only(jobs):
   job = jobs()
-  table, _ = repair_step.split(job.abstract)
+  table, _ = table_lib.detach(job.abstract)
   start, _ = repair_step.make(job.config, job.abstract)
   shapes = [
     leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(start, table))
@@ -202,7 +203,7 @@ def test_the_optimiser_keeps_moments_of_the_table_only(jobs):
 def _tables(job, num_steps=4):
   """Return the table after some updates."""
   params = checkpoint.load_params(job.run_dir, job.step, job.abstract)
-  table, frozen = repair_step.split(params)
+  table, frozen = table_lib.detach(params)
   start, update = repair_step.make(job.config, job.abstract)
   opt_state, movable = start(table), job.place(job.who.movable)
   batches = repair_samples.training_batches(
@@ -235,7 +236,7 @@ def test_devices_and_parts_do_not_matter(jobs, num_devices, changes):
 def test_erased_and_suspended_documents_teach_nothing(tiny_run, jobs):
   job = jobs()
   params = checkpoint.load_params(job.run_dir, job.step, job.abstract)
-  table, frozen = repair_step.split(params)
+  table, frozen = table_lib.detach(params)
   indices = np.zeros_like(job.who.words)
   indices[:, 1] = np.arange(len(indices))
   training = job.config.training
@@ -258,7 +259,7 @@ def test_erased_and_suspended_documents_teach_nothing(tiny_run, jobs):
   @jax.jit
   def gradient(batch):
     return train_step.gradients(
-      job.config, table, batch, lambda table: repair_step.join(table, frozen)
+      job.config, table, batch, lambda table: table_lib.attach(table, frozen)
     )[:2]
 
   replaced = dict(batch)
@@ -372,10 +373,10 @@ def test_compare_sees_one_bit(jobs):
   assert repair_step.compare(before, before, movable) == ([], 0, 0)
   after = jax.tree.map(lambda leaf: leaf, before)
   after["norm"] = {"scale": before["norm"]["scale"].at[0].multiply(1 + 1e-7)}
-  table, frozen = repair_step.split(after)
+  table, frozen = table_lib.detach(after)
   for marks in (job.who.movable, ~job.who.movable):
     table = table.at[tuple(np.argwhere(marks)[0])].add(1.0)
-  found = repair_step.compare(before, repair_step.join(table, frozen), movable)
+  found = repair_step.compare(before, table_lib.attach(table, frozen), movable)
   assert found == (["norm.scale"], 2, 1)
 
 

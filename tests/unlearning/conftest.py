@@ -20,6 +20,9 @@ from orbax.checkpoint import v1 as ocp
 
 from nulls_jax.data import ledger
 from nulls_jax.sinks import assignment
+from nulls_jax.sinks import table as table_lib
+from nulls_jax.training import optimizer, rows
+from nulls_jax.training.config import OptimizerConfig
 
 STEP = 3
 KEYS = tuple(f"https://example.org/article/{number}" for number in range(8))
@@ -34,8 +37,21 @@ CONFIGS = {
   "dedicated": assignment.SinkConfig(
     kind="dedicated", sinks_per_source=4, strata=2, num_sources=128
   ),
+  "hashed sizes": assignment.SinkConfig(
+    kind="hashed", pool_size=512, sinks_per_source=8, strata=2, size_classes=3
+  ),
+  "dedicated sizes": assignment.SinkConfig(
+    kind="dedicated",
+    sinks_per_source=4,
+    strata=2,
+    size_classes=3,
+    num_sources=8,
+    num_shares=128,
+  ),
   "none": assignment.SinkConfig(kind="none"),
 }
+# Of the runs with size classes, by ledger index.
+SIZES = (0, 0, 2, 1, 5, 0, 1, 2, 0)
 
 
 def _params(config):
@@ -136,6 +152,8 @@ def _update(optimiser_kind, state, grads):
 
 @functools.cache
 def _compiled(optimiser_kind):
+  if optimiser_kind == "rows":
+    return jax.jit(_update_rows)
   optimiser = _optimiser(optimiser_kind)
 
   @jax.jit
@@ -145,6 +163,37 @@ def _compiled(optimiser_kind):
     return optax.apply_updates(params, updates), opt_state
 
   return update
+
+
+def _update_rows(params, opt_state, grads):
+  """Update the rows of all sources of the dedicated run, as training does."""
+  config = CONFIGS["dedicated"]
+  words = jnp.array(
+    [[[0, number + 1] for number in range(len(KEYS))]], jnp.uint32
+  )
+  table, others = table_lib.detach(params)
+  optimiser = optimizer.make_for_backbone(OptimizerConfig(), 10)
+  if opt_state is None:
+    opt_state = {
+      "dense": optimiser.init(others),
+      "rows": rows.initial(table),
+    }
+  table_grads, grads = table_lib.detach(grads)
+  words_Ux2, row_grads = rows.by_source(
+    config, words, table_lib.lookup(config, table_grads, words, "float32")
+  )
+  table, row_state = rows.update(
+    OptimizerConfig(),
+    config,
+    table,
+    opt_state["rows"],
+    words_Ux2,
+    row_grads,
+    1e-2,
+  )
+  updates, dense = optimiser.update(grads, opt_state["dense"], others)
+  params = table_lib.attach(table, optax.apply_updates(others, updates))
+  return params, {"dense": dense, "rows": row_state}
 
 
 def save_state(root, step, state, custom_metadata, chunk_byte_size=None):
@@ -204,6 +253,8 @@ def _write_run(
   assigned = {**dataclasses.asdict(config), "version": assignment.VERSION}
   with ledger.Ledger.create(path / "ledger.sqlite") as sources:
     sources.add_documents((key, 1, {"title": key}) for key in KEYS)
+    if config.size_classes > 1:
+      sources.set_size_classes(np.array(SIZES))
     fingerprint = sources.fingerprint()
   metadata = {
     "format": 1,

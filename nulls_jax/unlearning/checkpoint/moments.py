@@ -3,8 +3,9 @@
 Owns the accounting: every array is a parameter, the moment of one, a scalar,
 or too small to hold a sink's gate vector; anything else is refused. Knows the
 moments that end in their parameter's path: full ones (Adam, Lion, momentum,
-averages, accumulated gradients) and the factored ones of Adafactor (Shazeer
-and Stern, arXiv 1804.04235; `optax.scale_by_factored_rms`).
+averages, accumulated gradients), the factored ones of Adafactor (Shazeer and
+Stern, arXiv 1804.04235; `optax.scale_by_factored_rms`) and the updates that
+row-sparse training counts for every row.
 
 Invariant: what `find` passes is either edited or holds no row of a sink.
 """
@@ -31,6 +32,8 @@ WITHOUT_OPTIMIZER = frozenset({"params", "step"})
 # Names of factored second moments; `v` is theirs where nothing is factored.
 _FACTORED = ("v_row", "v_col")
 _PLACEHOLDER = (1,)
+# Updates of each row, in the optimiser's state of a dedicated table.
+_COUNT = "count"
 # Their values have 24 bits at most, so that sums of them can be exact.
 _STATISTIC_TYPES = ("float32", "bfloat16", "float16")
 
@@ -46,8 +49,8 @@ class SinkArrays:
 
   Attributes:
     tables: `[N, G, R, 3D]`, the parameters first; named rows become zero.
-    row_statistics: `[N, G, R]`, one value a row; those of named rows become
-      zero.
+    row_statistics: `[N, G, R]`, one value a row, such as how often it was
+      updated; those of named rows become zero.
     column_statistics: `[N, G, 3D]`, each with its row statistics. A column
       mixes all rows, so every column becomes the mean of the surviving row
       statistics of its layer and stratum: what is left of it says nothing
@@ -177,6 +180,9 @@ class _Accounts:
     table = self._table.shape
     if array.shape == table:
       return "table"
+    if array.path[-len(SINK_PATH) - 1] == _COUNT:
+      fits = array.shape == table[:3] and array.data_type == "int32"
+      return "rows" if fits else "unfit"
     factored = [part for part in array.path if part in (*_FACTORED, "v")]
     if len(factored) != 1 or array.path[0] == "params" or len(table) != 4:
       return "unfit"
