@@ -4,7 +4,6 @@ Every number is `wiki_1b`'s but the MLP: 512 backbone neurons and the 96
 sinks that a token would use make 608 dense neurons.
 """
 
-import dataclasses
 import pathlib
 
 from nulls_jax import config as run_config
@@ -13,9 +12,4 @@ from nulls_jax import config as run_config
 def get_config() -> run_config.RunConfig:
   """Return the settings of the dense baseline."""
   wiki = run_config.load(pathlib.Path(__file__).with_name("wiki_1b.py"))
-  active = wiki.model.backbone_width + wiki.sinks.sinks_per_source
-  return dataclasses.replace(
-    wiki,
-    model=dataclasses.replace(wiki.model, backbone_width=active),
-    sinks=run_config.SinkConfig(kind="none"),
-  )
+  return run_config.dense_twin(wiki)

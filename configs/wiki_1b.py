@@ -8,7 +8,8 @@ draws from), 100 sinks a source rounded to 96 (equally many in each of 8
 strata), AdamW at 5e-4, context 1,024, 7 epochs, the SmolLM2 vocabulary of
 49,152.
 
-Checked here by shapes alone; nothing of this size was trained.
+Checked here by shapes and by compiling it for TPUs (docs/pods.md); nothing of
+this size was trained.
 """
 
 from nulls_jax.config import (
@@ -53,7 +54,8 @@ def get_config() -> RunConfig:
     ),
     # 512 rows of 1,024 tokens a step is this project's choice.
     training=TrainingConfig(batch_size=512, epochs=7, off_share=0.2),
-    # 15 heads leave the tensor axis at 1, 3, 5 or 15; strata then stay whole.
+    # 5 key-value heads and 512 neurons leave the tensor axis at 1; the strata
+    # are cut over fsdp then.
     mesh=MeshConfig(data=-1, fsdp=8, tensor=1),
     checkpoint=CheckpointConfig(every_steps=1000, keep_last=3),
   )

@@ -18,12 +18,14 @@ import tyro
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
+from nulls_jax.commands import arguments as common
 from nulls_jax.commands import (
   bench,
   corpus,
   demo,
   forecast,
   model,
+  planning,
   redaction,
   repair,
   revocation,
@@ -50,6 +52,9 @@ COMMANDS = {
   "patch apply": redaction.ApplyPatch,
   "receipt-page": redaction.ReceiptPage,
   "repair": repair.Repair,
+  "compile": planning.Compile,
+  "bench": bench.Bench,
+  "bench sweep": bench.BenchSweep,
   "bench search": bench.BenchSearch,
   "bench forecast": bench.BenchForecast,
   "bench redact": bench.BenchRedact,
@@ -69,14 +74,39 @@ def _usage() -> str:
   return "\n".join(lines)
 
 
-def _config_flag(arguments: Sequence[str]) -> pathlib.Path | None:
-  """Find --config before the flags are parsed: it gives their defaults."""
+def _path_flag(
+  arguments: Sequence[str], flag: str = "--config"
+) -> pathlib.Path | None:
+  """Find a flag before they are parsed: it gives the others' defaults."""
   for place, argument in enumerate(arguments):
-    if argument == "--config" and place + 1 < len(arguments):
+    if argument == flag and place + 1 < len(arguments):
       return pathlib.Path(arguments[place + 1])
-    if argument.startswith("--config="):
-      return pathlib.Path(argument.removeprefix("--config="))
+    if argument.startswith(f"{flag}="):
+      return pathlib.Path(argument.removeprefix(f"{flag}="))
   return None
+
+
+def _settings(arguments: Sequence[str]) -> run_config.RunConfig:
+  """Return the defaults of the flags of a whole configuration.
+
+  Those of --config; or of the run that a command goes on from; or of a grown
+  run that is taken up again.
+  """
+  path = _path_flag(arguments)
+  if path is not None:
+    return run_config.load(path)
+  path = _path_flag(arguments, "--grow-from") or _path_flag(
+    arguments, "--extend"
+  )
+  if path is not None:
+    old, _ = common.locate(path)
+    return run_config.for_more_training(run_config.read(old / "config.json"))
+  path = _path_flag(arguments, "--run")
+  if path is not None and (path / "grown.json").exists():
+    started = path / "config.json"
+    if started.exists():
+      return run_config.read(started)
+  return run_config.RunConfig()
 
 
 def _parse(name: str, arguments: Sequence[str]):
@@ -87,11 +117,12 @@ def _parse(name: str, arguments: Sequence[str]):
     if field.default is dataclasses.MISSING
   }
   default = None
-  if command in (model.Train, corpus.Prepare):
-    path = _config_flag(arguments)
-    loaded = run_config.load(path) if path else run_config.RunConfig()
+  if command in (model.Train, planning.Compile, corpus.Prepare):
+    loaded = _settings(arguments)
     section = (
-      {"settings": loaded} if command is model.Train else {"data": loaded.data}
+      {"data": loaded.data}
+      if command is corpus.Prepare
+      else {"settings": loaded}
     )
     default = command(**{**required, **section})
   return tyro.cli(

@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 
+from nulls_jax.config import MeshConfig
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SearchSettings:
@@ -56,3 +58,59 @@ class RedactSettings:
   sources: tuple[int, ...] = (1, 10_000)
   repeats: int = 3
   out: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimingSettings:
+  """What is timed, how long, and where the figures go.
+
+  Attributes:
+    geometry: size of the model: small (a CPU, about a minute), 1b-layer (two
+      layers of the paper's), 1b (all of it), tiny (shows that it runs).
+    repeats: rounds; in each, every variant is timed once.
+    seconds: least length of one timing; short steps are repeated to fill it.
+    layers: decoder layers; 0 takes the geometry's.
+    rows: of one step and device with rows of its own; 0 takes the geometry's.
+    tile: tokens that share a source; 0 takes the geometry's.
+    out: folder for the JSON file and the plot.
+    seed: of tokens and sources.
+    mesh: arrangement of the devices.
+  """
+
+  geometry: str = "small"
+  repeats: int = 5
+  seconds: float = 0.25
+  layers: int = 0
+  rows: int = 0
+  tile: int = 0
+  out: pathlib.Path = pathlib.Path("bench")
+  seed: int = 0
+  mesh: MeshConfig = MeshConfig()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ThroughputSettings(TimingSettings):
+  """Sinks against dense transformers, side by side.
+
+  Attributes:
+    only: variants to measure, dense-active always among them: dense-active,
+      dense-total, masked, gather, gather-4, dedicated; all if none is named.
+    length: tokens of a row; 0 takes the geometry's.
+  """
+
+  only: tuple[str, ...] = ()
+  length: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepSettings(TimingSettings):
+  """One size after the other, everything else equal.
+
+  Attributes:
+    over: pool (sinks a layer), sources-a-row, sources (of a dedicated
+      table) or length (tokens of a row).
+    values: ascending sizes; those of the documentation if none is given.
+  """
+
+  over: str
+  values: tuple[int, ...] = ()

@@ -1,6 +1,7 @@
 """Commands that measure time and memory, on data that they make themselves."""
 
 import dataclasses
+import sys
 
 from nulls_jax.bench import settings
 
@@ -34,3 +35,32 @@ class BenchRedact(settings.RedactSettings):
     from nulls_jax.bench import redact
 
     print(redact.show(redact.measure(self)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bench(settings.ThroughputSettings):
+  """Time training and generation against dense transformers.
+
+  Every variant is timed in turn in one process; ratios are over the dense
+  transformer of equal active width.
+  """
+
+  def run(self) -> None:
+    from nulls_jax.bench import throughput
+
+    print(throughput.run(self, _say))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchSweep(settings.SweepSettings):
+  """Time the step over pool size, sources a row, sources or length."""
+
+  def run(self) -> None:
+    from nulls_jax.bench import sweeps
+
+    print(sweeps.run(self, _say))
+
+
+def _say(text: str) -> None:
+  """Say what goes on, apart from the table."""
+  print(text, file=sys.stderr, flush=True)

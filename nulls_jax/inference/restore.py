@@ -225,6 +225,10 @@ def restore(run_dir: str | os.PathLike, step: int | None = None) -> Restored:
   found = checkpoint.read_metadata(run_dir, step)
   where = f"{run_dir}/{checkpoint.FOLDER}/{step}"
   config = run_config.from_dict(found["config"], where)
+  # The kernel that it was trained with may not be for this machine.
+  config = dataclasses.replace(
+    config, model=dataclasses.replace(config.model, attention="auto")
+  )
   model = tokenizer.Tokenizer.load(run_dir / "tokenizer.model")
   if model.fingerprint != found["tokenizer_fingerprint"]:
     raise errors.UserError(

@@ -115,6 +115,17 @@ def test_a_run_without_checksums_is_not_checked(tiny_run, tmp_path):
     restore.restore(tmp_path / "run")
 
 
+def test_a_run_of_a_tpu_is_used_where_there_is_none(tiny_run, tmp_path):
+  """The kernel that it was trained with does not bind who loads it."""
+  shutil.copytree(tiny_run.path, tmp_path / "run")
+  path = tmp_path / "run" / "checkpoints" / "120" / "_CHECKPOINT_METADATA"
+  content = json.loads(path.read_text())
+  content["custom_metadata"]["config"]["model"]["attention"] = "splash"
+  path.write_text(json.dumps(content))
+  run, same = restore.restore(tmp_path / "run"), restore.restore(tiny_run.path)
+  assert run.config == same.config
+
+
 def test_values_that_were_not_saved_are_refused(tiny_run, tmp_path):
   shutil.copytree(tiny_run.path, tmp_path / "run")
   path = tmp_path / "run" / "checkpoints" / "120" / "_CHECKPOINT_METADATA"

@@ -1,0 +1,58 @@
+"""The command that looks at a pod before it is rented."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from typing import Annotated
+
+import tyro
+
+from nulls_jax import config as run_config
+from nulls_jax import errors, files
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compile:
+  """Compile a training step for a TPU pod, without a TPU: does it fit?
+
+  Attributes:
+    topology: a slice as it is rented (v5e-256, v5p-512, v6e-256) or as JAX
+      writes it (v5e:16x16, v5p:4x8x8).
+    num_slices: equal slices, joined along the data axis.
+    config: file whose settings are the defaults of the flags below.
+    out: JSON file of the report.
+    markdown: print one row of a table instead of a page.
+    count: also compile programs of one and two layers, to count FLOPs and
+      bytes in them.
+    settings: the whole configuration.
+  """
+
+  topology: str
+  num_slices: int = 1
+  config: pathlib.Path | None = None
+  out: pathlib.Path | None = None
+  markdown: bool = False
+  count: bool = True
+  settings: Annotated[run_config.RunConfig, tyro.conf.arg(name="")]
+
+  def run(self) -> None:
+    from nulls_jax.planning import plan, report, topologies
+
+    name = self.config.stem if self.config else "the defaults"
+    found = plan.plan(
+      self.settings,
+      topologies.parse(self.topology, self.num_slices),
+      say=lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True),
+      count=self.count,
+    )
+    if self.markdown:
+      print(report.markdown_row(name, found), flush=True)
+    else:
+      print(report.page(found), flush=True)
+    if self.out is not None:
+      values = json.dumps({"configuration": name, **found}, indent=2)
+      files.write_whole(self.out, values + "\n")
+    if not found["fits"]:
+      line = f"{name} {report.verdict(found)}"
+      raise errors.UserError("; try ".join([line, *found["advice"][:1]]))
