@@ -234,7 +234,7 @@ def test_prepare_counts_what_it_refuses(nulls, tmp_path):
     (("--model.loss-chunk=100",), r"not a multiple of model.loss_chunk=100"),
     (
       ("--sinks.kind=dedicated", "--sinks.num-sources=3"),
-      r"num_sources=3, but \S+ has 40 sources; leave it 0",
+      r"has 40 sources, the table rows for 3; leave sinks.num_sources and",
     ),
     (("--optimizer.warmup-fraction=0.999",), r"leaves no step after the warm"),
   ],

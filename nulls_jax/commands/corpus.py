@@ -48,6 +48,9 @@ class Prepare:
     out: folder of the prepared dataset; must not exist.
     config: file whose `data` section gives the defaults below.
     exclude: file of source keys to leave out, one a line.
+    extend: run that is to learn more, `nulls train --grow-from`: take its
+      tokenizer and begin the ledger with its sources; its settings are the
+      defaults of the flags below.
     tokenizer: use this SentencePiece model instead of training one.
     refuse_bad_lines: count bad lines and go on, instead of stopping.
     allow_no_source: accept documents without a source (backbone only).
@@ -58,6 +61,7 @@ class Prepare:
   out: pathlib.Path
   config: pathlib.Path | None = None
   exclude: pathlib.Path | None = None
+  extend: pathlib.Path | None = None
   tokenizer: pathlib.Path | None = None
   refuse_bad_lines: bool = False
   allow_no_source: bool = False
@@ -71,6 +75,7 @@ class Prepare:
       self.out,
       self.data,
       tokenizer_path=self.tokenizer,
+      extends=arguments.locate(self.extend)[0] if self.extend else None,
       exclude=frozenset(readers.read_keys(self.exclude))
       if self.exclude
       else frozenset(),
@@ -79,13 +84,21 @@ class Prepare:
       progress=arguments.say_progress,
     )
     counts, trained = manifest["counts"], manifest["tokenizer_training"]
+    old = manifest.get("extends", {})
+    num_sources = old.get("sources_with_documents", counts["sources"])
     print(
       f"{self.out}: {counts['documents_out']:,} documents of "
-      f"{counts['sources']:,} sources, {counts['tokens']:,} tokens in "
+      f"{num_sources:,} sources, {counts['tokens']:,} tokens in "
       f"{counts['rows']:,} rows; {counts['documents_refused']:,} refused, "
       f"{counts['documents_excluded']:,} excluded; vocabulary "
       f"{manifest['vocab_size']:,}"
     )
+    if old:
+      print(
+        f"{counts['sources']:,} sources: the {old['sources']:,} of "
+        f"{self.extend} ({old['sources_erased']:,} erased) and "
+        f"{old['sources_new']:,} new"
+      )
     retired = trained["retired"] - trained["retired_unused"] if trained else 0
     print(
       f"tokenizer: {retired:,} pieces retired that fewer than "

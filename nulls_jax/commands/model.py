@@ -18,19 +18,23 @@ class Train:
   Attributes:
     data: a prepared dataset.
     run_dir: where the run is or will be.
+    grow_from: start a new run from this one (its newest step) or from one of
+      its steps; its settings are the defaults of the flags below.
     config: file whose settings are the defaults of the flags below.
     settings: the whole configuration.
   """
 
   data: Annotated[pathlib.Path, tyro.conf.arg(name="data")]
   run_dir: Annotated[pathlib.Path, tyro.conf.arg(name="run")]
+  grow_from: pathlib.Path | None = None
   config: pathlib.Path | None = None
   settings: Annotated[run_config.RunConfig, tyro.conf.arg(name="")]
 
   def run(self) -> None:
     from nulls_jax.training import loop
 
-    done = loop.train(self.settings, self.data, self.run_dir)
+    origin = arguments.locate(self.grow_from) if self.grow_from else ()
+    done = loop.train(self.settings, self.data, self.run_dir, *origin)
     if done["resumed_from"] == done["step"]:
       print(f"{self.run_dir}: already trained, step {done['step']}")
     else:

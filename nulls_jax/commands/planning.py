@@ -23,8 +23,8 @@ class Compile:
     config: file whose settings are the defaults of the flags below.
     out: JSON file of the report.
     markdown: print one row of a table instead of a page.
-    count: also compile programs of one and two layers, to count FLOPs and
-      bytes in them.
+    no_count: do not also compile programs of one and two layers, to count
+      FLOPs and bytes in them.
     settings: the whole configuration.
   """
 
@@ -33,7 +33,7 @@ class Compile:
   config: pathlib.Path | None = None
   out: pathlib.Path | None = None
   markdown: bool = False
-  count: bool = True
+  no_count: bool = False
   settings: Annotated[run_config.RunConfig, tyro.conf.arg(name="")]
 
   def run(self) -> None:
@@ -44,7 +44,7 @@ class Compile:
       self.settings,
       topologies.parse(self.topology, self.num_slices),
       say=lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True),
-      count=self.count,
+      count=not self.no_count,
     )
     if self.markdown:
       print(report.markdown_row(name, found), flush=True)

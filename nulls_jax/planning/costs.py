@@ -17,6 +17,9 @@ import jax
 from nulls_jax.config import RunConfig
 from nulls_jax.planning import chips
 
+# A TPU's memory is laid out in tiles of so many 4-byte values.
+_TILE = (8, 128)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Roofline:
@@ -112,8 +115,17 @@ def parameters(abstract_state) -> int:
 
 
 def shard_bytes(leaf) -> int:
-  """Return the bytes that one chip holds of an abstract array."""
-  shape = leaf.sharding.shard_shape(leaf.shape)
+  """Return the bytes that one chip holds of an abstract array.
+
+  An array whose layout is given (a sink table) fills whole tiles of a TPU
+  along its last two axes; others are laid out so that little is lost.
+  """
+  shape = list(leaf.sharding.shard_shape(leaf.shape))
+  if leaf.format is not None and leaf.format.layout is not None:
+    shape[-2:] = (
+      -(-size // tile) * tile
+      for size, tile in zip(shape[-2:], _TILE, strict=True)
+    )
   return math.prod(shape) * leaf.dtype.itemsize
 
 

@@ -18,11 +18,13 @@ import re
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import layout
 from orbax.checkpoint import v1 as ocp
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
 from nulls_jax.sinks import assignment
+from nulls_jax.training import partitioning
 from nulls_jax.training.config import CheckpointConfig
 
 FORMAT = 1
@@ -198,8 +200,22 @@ def newest(run_dir: pathlib.Path, step: int | None = None) -> int:
 
 def load_params(run_dir: pathlib.Path, step: int, abstract_params):
   """Load only the parameters of a step onto the given shardings."""
+  return load_part(run_dir, step, {"params": abstract_params})["params"]
+
+
+def load_part(run_dir: pathlib.Path, step: int, abstract_part):
+  """Load some arrays of a step's state onto the given shardings.
+
+  Args:
+    run_dir: a run directory.
+    step: one of its steps.
+    abstract_part: the state's tree without the branches that are not wanted.
+
+  Raises:
+    errors.UserError: the step is damaged or has not got all of them.
+  """
   folder = pathlib.Path(run_dir) / FOLDER / str(step)
-  return _load(folder, {"params": abstract_params}, partial=True)["params"]
+  return _load(folder, abstract_part, partial=True)
 
 
 def read_metadata(run_dir: pathlib.Path, step: int) -> dict:
@@ -231,12 +247,26 @@ def _read_metadata(folder: pathlib.Path) -> dict:
   return found
 
 
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+  """An array to load, with the layout that `ShapeDtypeStruct` hides."""
+
+  shape: tuple[int, ...]
+  dtype: jnp.dtype
+  sharding: jax.sharding.Sharding | layout.Format
+
+  @classmethod
+  def of(cls, abstract: jax.ShapeDtypeStruct) -> "_Wanted":
+    place = partitioning.placement(abstract)
+    return cls(abstract.shape, abstract.dtype, place)
+
+
 def _load(folder: pathlib.Path, abstract_state, partial: bool):
   expected = _read_metadata(folder).get("checksums")
   _check_paths(folder, abstract_state)
   with _user_errors(folder), _context(partial):
     loaded = ocp.load_checkpointables(
-      folder.absolute(), {_ITEM: abstract_state}
+      folder.absolute(), {_ITEM: jax.tree.map(_Wanted.of, abstract_state)}
     )[_ITEM]
   if expected is not None:
     wrong = [

@@ -19,9 +19,11 @@ class OptimizerConfig:
     b2: decay of the second moment.
     epsilon: added to the root of the second moment.
     weight_decay: decoupled decay of the backbone's matrices.
-    sink_weight_decay: decoupled decay of the sink table. In a hashed pool it
-      acts in every step; on a dedicated row, in the steps in which its source
-      was seen.
+    sink_weight_decay: decoupled decay of a hashed pool. It acts in every
+      step, whether or not a sink's sources were seen.
+    row_weight_decay: decoupled decay of a dedicated row, in the steps in which
+      its source was seen, so that it does not grow with the dataset. None
+      takes sink_weight_decay.
     sink_learning_rate_scale: rate of the sinks over that of the backbone.
     clip_norm: global gradient norm above which gradients are scaled down.
   """
@@ -34,12 +36,15 @@ class OptimizerConfig:
   epsilon: float = 1e-8
   weight_decay: float = 0.1
   sink_weight_decay: float = 0.0
+  row_weight_decay: float | None = None
   sink_learning_rate_scale: float = 1.0
   clip_norm: float = 1.0
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
       name, value = field.name, getattr(self, field.name)
+      if value is None:
+        continue
       positive = name in ("epsilon", "clip_norm")
       below = 1 if name in ("warmup_fraction", "b1", "b2") else math.inf
       if not 0 <= value < below or (positive and not value):

@@ -20,13 +20,24 @@ import numpy as np
 
 from nulls_jax import config as run_config
 from nulls_jax import errors, files
-from nulls_jax.data import ledger, pipeline, prepare, tokenizer
-from nulls_jax.training import checkpoint, metrics, partitioning, state
+from nulls_jax.data import ledger, pipeline, prepare, routing, tokenizer
+from nulls_jax.training import (
+  checkpoint,
+  growth,
+  metrics,
+  partitioning,
+  state,
+)
 from nulls_jax.training import step as train_step
 from nulls_jax.unlearning.revocation import revocation
 
 # What a run that was killed while it was being created may have left.
-_OPENING_FILES = ("tokenizer.model", "ledger.sqlite", "config.json")
+_OPENING_FILES = (
+  "tokenizer.model",
+  "ledger.sqlite",
+  growth.FILE,
+  "config.json",
+)
 
 
 def resolve(
@@ -34,7 +45,8 @@ def resolve(
 ) -> run_config.RunConfig:
   """Fill in what the dataset decides; raises `UserError` if they disagree.
 
-  Sets `model.vocab_size`, `sinks.num_sources` and `training.num_steps`.
+  Sets `model.vocab_size`, `sinks.num_sources` and `num_shares` (dedicated
+  tables), and `training.num_steps`.
   """
   counts = prepared.manifest["counts"]
   vocab_size = prepared.manifest["vocab_size"]
@@ -59,18 +71,10 @@ def resolve(
   num_steps = training.num_steps or math.ceil(
     training.epochs * counts["rows"] / training.batch_size
   )
-  sinks = config.sinks
-  if sinks.kind == "dedicated":
-    if sinks.num_sources not in (0, counts["sources"]):
-      raise errors.UserError(
-        f"sinks.num_sources={sinks.num_sources}, but {prepared.directory} has "
-        f"{counts['sources']} sources; leave it 0"
-      )
-    sinks = dataclasses.replace(sinks, num_sources=counts["sources"])
   resolved = dataclasses.replace(
     config,
     model=dataclasses.replace(config.model, vocab_size=vocab_size),
-    sinks=sinks,
+    sinks=_resolve_sinks(config, prepared),
     data=prepared.config,
     training=dataclasses.replace(training, num_steps=num_steps),
   )
@@ -78,10 +82,34 @@ def resolve(
   return resolved
 
 
+def _resolve_sinks(config, prepared):
+  """Lay a dedicated table out for the dataset's sources."""
+  sinks = config.sinks
+  asked, given = config.data.class_tokens, prepared.config.class_tokens
+  has_sizes = sinks.kind != "none" and sinks.size_classes > 1
+  if has_sizes and (not given or asked not in (0, given)):
+    raise errors.UserError(
+      f"sinks.size_classes={sinks.size_classes} with data.class_tokens="
+      f"{asked}, but {prepared.directory} was prepared with class_tokens="
+      f"{given}; prepare the documents with the class_tokens that you want, "
+      "or set size_classes 1"
+    )
+  try:
+    with ledger.Ledger.open(prepared.ledger_path) as book:
+      return routing.lay_out(sinks, book)
+  except routing.NoRoomError as error:
+    raise errors.UserError(
+      f"{error}; leave sinks.num_sources and num_shares 0, or make room in a "
+      "trained run's table with `nulls train --grow-from OLD_RUN`"
+    ) from error
+
+
 def train(
   config: run_config.RunConfig,
   data_dir: str | os.PathLike,
   run_dir: str | os.PathLike,
+  grow_from: str | os.PathLike | None = None,
+  grow_step: int | None = None,
 ) -> dict[str, Any]:
   """Train a run to its end, taking it up where it stands.
 
@@ -89,6 +117,8 @@ def train(
     config: the settings; what the dataset decides may be 0.
     data_dir: a prepared dataset.
     run_dir: where the run is or will be.
+    grow_from: an old run that a new one starts from, see `growth`.
+    grow_step: its step; the newest where it is None.
 
   Returns:
     `{"step", "resumed_from"}`: the last step, and the step this process
@@ -101,17 +131,18 @@ def train(
   """
   run_dir = pathlib.Path(run_dir)
   prepared = prepare.Prepared.open(data_dir)
-  config = resolve(config, prepared)
-  with ledger.Ledger.open(prepared.ledger_path) as sources:
-    # Without sinks their documents would teach the backbone.
-    _check_erased(sources.path, sources.erased())
+  origin = growth.find(run_dir, grow_from, grow_step, config, prepared)
+  config = resolve(growth.lay_out(origin, config, prepared), prepared)
   mesh = partitioning.make_mesh(config.mesh)
   partitioning.check_batch(
     config.training.batch_size, config.training.accumulation, mesh
   )
   fingerprint = tokenizer.Tokenizer.load(prepared.tokenizer_path).fingerprint
+  with ledger.Ledger.open(prepared.ledger_path) as sources:
+    # Without sinks their documents would teach the backbone.
+    _check_erased(sources.path, sources.erased(), origin)
   if jax.process_index() == 0:
-    _open_run(run_dir, config, prepared, fingerprint)
+    _open_run(run_dir, config, prepared, fingerprint, origin)
   num_steps = config.training.num_steps
   with (
     checkpoint.Checkpoints(run_dir, config.checkpoint, num_steps) as saves,
@@ -122,6 +153,8 @@ def train(
       return {"step": num_steps, "resumed_from": num_steps}
     if first_step:
       current = saves.restore(first_step, state.abstract(config, mesh))
+    elif origin is not None:
+      current = growth.create(origin, config, mesh)
     else:
       current = state.create(config, mesh)
     _run_steps(
@@ -221,12 +254,12 @@ def _not_finite(number, what, run_dir):
   )
 
 
-def _open_run(run_dir, config, prepared, fingerprint):
+def _open_run(run_dir, config, prepared, fingerprint, origin):
   """Create the run directory, or check that it is this config's."""
   with files.disk_errors(run_dir):
     path = run_dir / "config.json"
     if path.exists():
-      _check_run(run_dir, config, prepared, fingerprint)
+      _check_run(run_dir, config, prepared, fingerprint, origin)
     elif run_dir.exists() and (
       not run_dir.is_dir()
       or {entry.name.removesuffix(".partial") for entry in run_dir.iterdir()}
@@ -243,16 +276,18 @@ def _open_run(run_dir, config, prepared, fingerprint):
       if not (run_dir / name).exists():
         shutil.copyfile(source, run_dir / f"{name}.partial")
         os.replace(run_dir / f"{name}.partial", run_dir / name)
+    if origin is not None:
+      growth.write(run_dir, origin, config)
     partial = run_dir / "config.json.partial"
     partial.write_text(json.dumps(run_config.to_dict(config), indent=2) + "\n")
     os.replace(partial, path)
 
 
-def _check_run(run_dir, config, prepared, fingerprint):
+def _check_run(run_dir, config, prepared, fingerprint, origin):
   """Refuse to take up a run with another config, tokenizer or ledger."""
   path = run_dir / "ledger.sqlite"
   with ledger.Ledger.open(path) as before:
-    _check_erased(path, before.erased())
+    _check_erased(path, before.erased(), origin)
   changed = run_config.differences(
     run_config.read(run_dir / "config.json"), config
   )
@@ -287,9 +322,13 @@ def _check_run(run_dir, config, prepared, fingerprint):
     )
 
 
-def _check_erased(ledger_path, erased):
-  """Refuse to teach sources again that were erased."""
-  if erased:
+def _check_erased(ledger_path, erased, origin):
+  """Refuse to teach sources again that were erased.
+
+  Those that a run was grown without have no documents: `prepare --extend`
+  refuses them.
+  """
+  if len(erased) > (origin.num_erased if origin else 0):
     raise errors.UserError(
       f"{ledger_path.parent}: {len(erased)} sources were erased here, and "
       "training would teach them again; prepare the documents with --exclude "

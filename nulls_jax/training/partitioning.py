@@ -10,6 +10,7 @@ import math
 
 import flax.linen as nn
 import jax
+from jax.experimental import layout
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -100,6 +101,27 @@ def shardings(mesh, logical_axes, abstract):
     abstract,
     is_leaf=lambda leaf: isinstance(leaf, tuple),
   )
+
+
+def row_major(sharding: NamedSharding, ndim: int) -> layout.Format:
+  """Return the format in which the last axis lies closest together.
+
+  A TPU's own choice for a sink table puts the rows there, because their number
+  is more often a multiple of 128 than a row's length; every gather and scatter
+  of rows would then turn the whole table over and back.
+  """
+  return layout.Format(layout.Layout(tuple(range(ndim))), sharding)
+
+
+def placement(abstract) -> NamedSharding | layout.Format:
+  """Return where an array lies: its sharding, with the layout if it has one."""
+  is_free = abstract.format is None or abstract.format.layout is None
+  return abstract.sharding if is_free else abstract.format
+
+
+def placements(abstract_tree):
+  """Return the tree of `placement`s, as jit takes them."""
+  return jax.tree.map(placement, abstract_tree)
 
 
 def replicated(mesh) -> NamedSharding:

@@ -54,7 +54,7 @@ def make(config: RunConfig, abstract):
   replicated = partitioning.replicated(table.sharding.mesh)
   moments = optax.tree.map_params(
     optimiser,
-    lambda _: table.sharding,
+    lambda _: partitioning.placement(table),
     jax.eval_shape(optimiser.init, table),
     transform_non_params=lambda _: replicated,
   )
@@ -76,7 +76,7 @@ def make(config: RunConfig, abstract):
   start = jax.jit(optimiser.init, out_shardings=moments)
   return start, jax.jit(
     update,
-    out_shardings=(table.sharding, moments, replicated),
+    out_shardings=(partitioning.placement(table), moments, replicated),
     donate_argnums=(0, 1),
   )
 

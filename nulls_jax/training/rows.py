@@ -106,10 +106,15 @@ def update(
     numbers_UxGxA.size, dtype=jnp.int32
   ).reshape(numbers_UxGxA.shape)
   numbers_UxGxA = jnp.where(owned_Ux1xA, numbers_UxGxA, beyond)
+  # Indices of each layer's own keep the layers a batch axis of the scatter;
+  # shared ones would make them part of what is written, and cost a copy.
+  numbers_NxUxGxA = jnp.broadcast_to(
+    numbers_UxGxA, (len(table_NxGxRxE), *numbers_UxGxA.shape)
+  )
   mu, nu, count = (
     state[name]["layers"]["sinks"]["table"] for name in ("mu", "nu", "count")
   )
-  read = functools.partial(_read, numbers_UxGxA=numbers_UxGxA)
+  read = functools.partial(_read, numbers_NxUxGxA=numbers_NxUxGxA)
   old_rows, old_mu, old_nu = read(table_NxGxRxE), read(mu), read(nu)
   new_count_NxUxGxA = read(count) + 1
   new_mu = config.b1 * old_mu + (1 - config.b1) * gradients_NxUxGxAxE
@@ -117,9 +122,11 @@ def update(
   times = new_count_NxUxGxA[..., None].astype(jnp.float32)
   mean = new_mu / (1 - config.b1**times)
   spread = jnp.sqrt(new_nu / (1 - config.b2**times)) + config.epsilon
-  change = mean / spread + config.sink_weight_decay * old_rows
+  decay = config.row_weight_decay
+  decay = config.sink_weight_decay if decay is None else decay
+  change = mean / spread + decay * old_rows
   rate = learning_rate * config.sink_learning_rate_scale
-  write = functools.partial(_write, numbers_UxGxA=numbers_UxGxA)
+  write = functools.partial(_write, numbers_NxUxGxA=numbers_NxUxGxA)
   return write(table_NxGxRxE, old_rows - rate * change), {
     "mu": _at_path(write(mu, new_mu)),
     "nu": _at_path(write(nu, new_nu)),
@@ -127,18 +134,18 @@ def update(
   }
 
 
-def _read(array_NxGxR_, numbers_UxGxA):
+def _read(array_NxGxR_, numbers_NxUxGxA):
   """Return rows `[N, U, G, A, ...]`, 0 where a number is beyond the table."""
 
   def one_stratum(array_R_, numbers_UxA):
     return array_R_.at[numbers_UxA].get(mode="fill", fill_value=0)
 
   one_layer = jax.vmap(one_stratum, in_axes=(0, 1), out_axes=1)
-  rows = jax.vmap(one_layer, in_axes=(0, None))(array_NxGxR_, numbers_UxGxA)
+  rows = jax.vmap(one_layer)(array_NxGxR_, numbers_NxUxGxA)
   return _lay_out(rows)
 
 
-def _write(array_NxGxR_, rows_NxUxGxA_, numbers_UxGxA):
+def _write(array_NxGxR_, rows_NxUxGxA_, numbers_NxUxGxA):
   """Put rows back where `_read` found them."""
 
   def one_stratum(array_R_, numbers_UxA, rows_UxA_):
@@ -147,8 +154,8 @@ def _write(array_NxGxR_, rows_NxUxGxA_, numbers_UxGxA):
     )
 
   one_layer = jax.vmap(one_stratum, in_axes=(0, 1, 1))
-  return jax.vmap(one_layer, in_axes=(0, None, 0))(
-    array_NxGxR_, numbers_UxGxA, _lay_out(rows_NxUxGxA_)
+  return jax.vmap(one_layer)(
+    array_NxGxR_, numbers_NxUxGxA, _lay_out(rows_NxUxGxA_)
   )
 
 

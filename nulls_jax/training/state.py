@@ -18,6 +18,8 @@ from nulls_jax.sinks import assignment
 from nulls_jax.sinks import table as table_lib
 from nulls_jax.training import optimizer, partitioning, rows
 
+_TABLE = tuple(jax.tree_util.DictKey(name) for name in ("sinks", "table"))
+
 
 def updates_rows(sinks: assignment.SinkConfig) -> bool:
   """Whether a step updates the rows of its sources, and no other ones."""
@@ -77,7 +79,10 @@ def initial(config: RunConfig, key):
 
 
 def abstract(config: RunConfig, mesh):
-  """Return the state as `ShapeDtypeStruct`s that carry their shardings."""
+  """Return the state as `ShapeDtypeStruct`s that carry their shardings.
+
+  Sink tables and moments of their size carry a layout as well.
+  """
   shapes = jax.eval_shape(functools.partial(initial, config), jax.random.key(0))
   params = partitioning.shardings(
     mesh,
@@ -89,12 +94,15 @@ def abstract(config: RunConfig, mesh):
     "params": params,
     "opt_state": _opt_state_shardings(config, mesh, shapes, params),
   }
-  return jax.tree.map(
-    lambda leaf, sharding: jax.ShapeDtypeStruct(
-      leaf.shape, leaf.dtype, sharding=sharding
-    ),
-    shapes,
-    shardings,
+  return jax.tree_util.tree_map_with_path(_abstract_leaf, shapes, shardings)
+
+
+def _abstract_leaf(path, leaf, sharding):
+  is_table = leaf.ndim == 4 and path[-2:] == _TABLE
+  return jax.ShapeDtypeStruct(
+    leaf.shape,
+    leaf.dtype,
+    sharding=partitioning.row_major(sharding, 4) if is_table else sharding,
   )
 
 
@@ -125,8 +133,8 @@ def _opt_state_shardings(config, mesh, shapes, params):
 
 def create(config: RunConfig, mesh):
   """Return a freshly drawn state on the mesh, bit-equal on any mesh."""
-  shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract(config, mesh))
+  places = partitioning.placements(abstract(config, mesh))
   with partitioning.context(mesh):
-    return jax.jit(functools.partial(initial, config), out_shardings=shardings)(
+    return jax.jit(functools.partial(initial, config), out_shardings=places)(
       jax.random.key(config.training.seed)
     )

@@ -152,9 +152,7 @@ def make(config: RunConfig, mesh):
   `loss_off` (nats a token; NaN where no such document was in the batch),
   `tokens` (targets in the batch), `grad_norm`.
   """
-  shardings = jax.tree.map(
-    lambda leaf: leaf.sharding, state.abstract(config, mesh)
-  )
+  places = partitioning.placements(state.abstract(config, mesh))
   batch_shardings = dict.fromkeys(
     BATCH_FIELDS, partitioning.batch_sharding(mesh)
   )
@@ -182,8 +180,8 @@ def make(config: RunConfig, mesh):
 
   return jax.jit(
     update,
-    in_shardings=(shardings, batch_shardings),
-    out_shardings=(shardings, partitioning.replicated(mesh)),
+    in_shardings=(places, batch_shardings),
+    out_shardings=(places, partitioning.replicated(mesh)),
     donate_argnums=0,
   )
 

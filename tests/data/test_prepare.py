@@ -223,6 +223,99 @@ def test_other_inputs_are_not_overwritten(corpus, prepared, tmp_path, what):
   assert (prepared.directory / "manifest.json").read_bytes() == before
 
 
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, prepared):
+  """What preparation reads of a run; one of its sources was erased."""
+  path = tmp_path_factory.mktemp("run") / "run"
+  path.mkdir()
+  (path / "config.json").write_text("{}")
+  shutil.copyfile(prepared.tokenizer_path, path / "tokenizer.model")
+  with ledger.Ledger.copy(path / "ledger.sqlite", prepared.ledger_path) as book:
+    book.set_size_classes(np.arange(61) % 3)
+    book.erase([book.find_by_id(int(book.ids()[5])).key])
+  return path
+
+
+def test_a_dataset_goes_on_where_a_run_ends(
+  corpus, prepared, run_dir, tmp_path
+):
+  documents = _documents(corpus)
+  with ledger.Ledger.open(prepared.ledger_path) as book:
+    erased, taught = (
+      book.find_by_id(int(book.ids()[index])).key for index in (5, 9)
+    )
+  one = next(each for each in documents if each["source"] == taught)
+  text = one["text"]
+  path = _write(
+    tmp_path / "more.jsonl",
+    [
+      {"source": "new, long", "text": " ".join([text] * 4), "site": "x"},
+      {"source": erased, "text": text},
+      {"source": taught, "text": text, "site": "another"},
+      {"source": "new, short", "text": text},
+    ],
+  )
+  with ledger.Ledger.open(run_dir / "ledger.sqlite") as book:
+    old, fingerprint = list(book), book.fingerprint()
+  config = dataclasses.replace(CONFIG, class_tokens=old[8].num_tokens)
+  arguments = path, tmp_path / "out", config
+  manifest = prepare.prepare(*arguments, extends=run_dir)
+  assert prepare.prepare(*arguments, extends=run_dir) == manifest
+  with pytest.raises(errors.UserError, match="prepared from other documents"):
+    prepare.prepare(*arguments, tokenizer_path=prepared.tokenizer_path)
+  assert (
+    manifest["tokenizer_fingerprint"]
+    == (prepared.manifest["tokenizer_fingerprint"])
+  )
+  counts = manifest["counts"]
+  assert (counts["documents_in"], counts["documents_out"]) == (4, 3)
+  assert counts["refusals"] == {"its source was erased from the run": 1}
+  (said,) = counts["first_refusals"].values()
+  assert said.startswith(f"{path}:2: ") and erased not in said
+  assert manifest["extends"] == {
+    "ledger_fingerprint": fingerprint,
+    "sources": 60,
+    "sources_erased": 1,
+    "sources_new": 2,
+    "sources_with_documents": 3,
+  }
+  found = prepare.Prepared.open(tmp_path / "out")
+  assert {key for key, _ in _texts(found)} == {
+    taught,
+    "new, long",
+    "new, short",
+  }
+  with ledger.Ledger.open(found.ledger_path) as book:
+    sources = list(book)
+  tokens = sources[61].num_tokens
+  assert sources[:8] + sources[9:60] == old[:8] + old[9:60]
+  assert sources[8] == dataclasses.replace(
+    old[8],
+    num_documents=old[8].num_documents + 1,
+    num_tokens=old[8].num_tokens + tokens,
+  )
+  assert counts["tokens"] == 2 * tokens + sources[60].num_tokens
+  assert [(one.index, one.key) for one in sources[60:]] == [
+    (61, "new, long"),
+    (62, "new, short"),
+  ]
+  assert [one.size_class for one in sources[60:]] == [1, 0]
+  assert manifest["sources_by_size_class"] == [21, 21, 20]
+
+
+def test_a_run_goes_on_with_its_own_tokenizer(
+  corpus, prepared, run_dir, tmp_path
+):
+  for arguments, match in (
+    ({"tokenizer_path": prepared.tokenizer_path}, "leave --tokenizer out"),
+    ({"extends": prepared.directory}, "is no run .it holds no config.json"),
+  ):
+    with pytest.raises(errors.UserError, match=match):
+      prepare.prepare(
+        corpus, tmp_path / "out", CONFIG, **{"extends": run_dir, **arguments}
+      )
+
+
 def test_excluded_sources_are_nowhere(corpus, prepared, tmp_path):
   documents = _documents(corpus)
   gone = {documents[0]["source"], documents[-1]["source"]}

@@ -33,6 +33,8 @@ _LATER_FIELDS = frozenset({"size_classes", "num_shares"})
 CONFIG_FILE = "config.json"
 TOKENIZER_FILE = "tokenizer.model"
 LEDGER_FILE = "ledger.sqlite"
+# Of a run that started from another one.
+GROWN_FILE = "grown.json"
 CHECKPOINTS = "checkpoints"
 
 # What may lie in a step and in its item; anything else could hold rows.

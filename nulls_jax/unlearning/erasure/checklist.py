@@ -30,6 +30,7 @@ def not_reached(
   steps_left: Iterable[int],
   column_statistics: Iterable[str],
   kept_mentions: Iterable[str],
+  is_grown: bool = False,
 ) -> tuple[str, ...]:
   """Return the checklist, a sentence or two each.
 
@@ -37,11 +38,17 @@ def not_reached(
     steps_left: steps of the run that the output does not have.
     column_statistics: names of the moments whose columns were reset.
     kept_mentions: places of words that equal a key and may be settings.
+    is_grown: the run that was read started from another one.
   """
   lines = list(_ALWAYS)
   steps, columns, places = map(
     list, (steps_left, column_statistics, kept_mentions)
   )
+  if is_grown:
+    lines.append(
+      "The run that this one was grown from, and the runs before it: they hold "
+      "the sources that they were trained on."
+    )
   if steps:
     lines.append(
       f"Steps of that run that were not written: {errors.listing(steps)}. "

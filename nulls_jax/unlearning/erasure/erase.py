@@ -340,5 +340,6 @@ def _facts(
       steps_left=request.steps_left,
       column_statistics=sorted(columns),
       kept_mentions=done.kept_mentions,
+      is_grown=(request.run_dir / plan.GROWN_FILE).exists(),
     ),
   )
