@@ -36,6 +36,9 @@ def get_config() -> RunConfig:
       weight_decay=0.5,
       sink_learning_rate_scale=3.0,
       sink_weight_decay=1.5,
+      # Dedicated rows are updated in some 27 steps, one for each visit.
+      row_learning_rate_scale=10.0,
+      row_weight_decay=12.0,
     ),
     # Six epochs of five articles a source: 30 visits, 2 or 3 of them without
     # sinks.

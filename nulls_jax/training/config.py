@@ -24,7 +24,11 @@ class OptimizerConfig:
     row_weight_decay: decoupled decay of a dedicated row, in the steps in which
       its source was seen, so that it does not grow with the dataset. None
       takes sink_weight_decay.
-    sink_learning_rate_scale: rate of the sinks over that of the backbone.
+    sink_learning_rate_scale: rate of a hashed pool's sinks over that of the
+      backbone.
+    row_learning_rate_scale: that of dedicated rows, which are updated in the
+      steps in which their source was seen, and do not drift on between them
+      as a pool does. None takes sink_learning_rate_scale.
     clip_norm: global gradient norm above which gradients are scaled down.
   """
 
@@ -38,7 +42,17 @@ class OptimizerConfig:
   sink_weight_decay: float = 0.0
   row_weight_decay: float | None = None
   sink_learning_rate_scale: float = 1.0
+  row_learning_rate_scale: float | None = None
   clip_norm: float = 1.0
+
+  @property
+  def for_rows(self) -> tuple[float, float]:
+    """Rate over that of the backbone, and decay, of dedicated rows."""
+    scale, decay = self.row_learning_rate_scale, self.row_weight_decay
+    return (
+      self.sink_learning_rate_scale if scale is None else scale,
+      self.sink_weight_decay if decay is None else decay,
+    )
 
   def __post_init__(self):
     for field in dataclasses.fields(self):

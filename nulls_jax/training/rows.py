@@ -96,7 +96,7 @@ def update(
     state: as `initial` gives it.
     words_Ux2: uint32 routing words of different sources, (0, 0) for none.
     gradients_NxUxGxAxE: float32, of each source's rows.
-    learning_rate: of this step, for the sinks.
+    learning_rate: of this step, for the backbone.
   """
   numbers_UxGxA = assignment.rows(sinks, words_Ux2, 0).astype(jnp.int32)
   owned_Ux1xA = assignment.owned(sinks, words_Ux2)[:, None]
@@ -122,12 +122,10 @@ def update(
   times = new_count_NxUxGxA[..., None].astype(jnp.float32)
   mean = new_mu / (1 - config.b1**times)
   spread = jnp.sqrt(new_nu / (1 - config.b2**times)) + config.epsilon
-  decay = config.row_weight_decay
-  decay = config.sink_weight_decay if decay is None else decay
+  scale, decay = config.for_rows
   change = mean / spread + decay * old_rows
-  rate = learning_rate * config.sink_learning_rate_scale
   write = functools.partial(_write, numbers_NxUxGxA=numbers_NxUxGxA)
-  return write(table_NxGxRxE, old_rows - rate * change), {
+  return write(table_NxGxRxE, old_rows - learning_rate * scale * change), {
     "mu": _at_path(write(mu, new_mu)),
     "nu": _at_path(write(nu, new_nu)),
     "count": _at_path(write(count, new_count_NxUxGxA)),

@@ -158,7 +158,8 @@ def test_the_update_is_adamw_with_the_rows_own_count():
     b2=0.9,
     sink_weight_decay=7.0,
     row_weight_decay=0.25,
-    sink_learning_rate_scale=3.0,
+    sink_learning_rate_scale=9.0,
+    row_learning_rate_scale=3.0,
   )
   rng = np.random.default_rng(0)
   table = rng.normal(size=(N, G, SINKS.rows_per_stratum, E)).astype(np.float32)
