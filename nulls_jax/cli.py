@@ -6,7 +6,9 @@ flags. Heavy imports happen inside the commands, so that `--help` answers at
 once and redaction never loads JAX.
 """
 
+import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import sys
@@ -125,13 +127,32 @@ def _parse(name: str, arguments: Sequence[str]):
       else {"settings": loaded}
     )
     default = command(**{**required, **section})
-  return tyro.cli(
-    command,
-    default=default,
-    prog=f"nulls {name}",
-    args=list(arguments),
-    config=(tyro.conf.FlagCreatePairsOff,),
-  )
+  said = io.StringIO()
+  try:
+    with contextlib.redirect_stderr(said):
+      return tyro.cli(
+        command,
+        default=default,
+        prog=f"nulls {name}",
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff,),
+      )
+  except SystemExit as stop:
+    _raise_refusal(stop)
+    sys.stderr.write(said.getvalue())
+    raise
+
+
+def _raise_refusal(stop: SystemExit) -> None:
+  """Raise what a section of the settings said of its values, if it did.
+
+  The parser would draw a box around it.
+  """
+  cause = stop.__context__
+  while cause is not None:
+    if isinstance(cause, errors.UserError):
+      raise errors.UserError(str(cause)) from None
+    cause = cause.__context__
 
 
 def _quiet_libraries() -> None:

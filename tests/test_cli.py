@@ -237,6 +237,15 @@ def test_prepare_counts_what_it_refuses(nulls, tmp_path):
       r"has 40 sources, the table rows for 3; leave sinks.num_sources and",
     ),
     (("--optimizer.warmup-fraction=0.999",), r"leaves no step after the warm"),
+    # What one section refuses by itself comes without the parser's box.
+    (
+      ("--sinks.pool-size=1000",),
+      r"= 2 \* 1 gives 500 blocks a stratum; choose",
+    ),
+    (
+      ("--sinks.strata=3",),
+      r"is not a multiple of strata \* block_size = 3 \*",
+    ),
   ],
 )
 def test_train_refuses_before_it_writes(
