@@ -63,9 +63,14 @@ def is_whole():
   return files == {name: receipt.file_sha256(out / name)
                    for name in receipt.file_names(out)}
 
-before, begin = content(), time.monotonic()
-assert os.waitpid(start(), 0)[1] == 0
-seconds = time.monotonic() - begin
+before, seconds = content(), float("inf")
+for _ in range(3):
+  # The first one is slower: it reads all files from the disk.
+  if out.exists():
+    shutil.rmtree(out)
+  begin = time.monotonic()
+  assert os.waitpid(start(), 0)[1] == 0
+  seconds = min(seconds, time.monotonic() - begin)
 found = {"whole": 0, "absent": 0, "partial": 0, "wrong": 0, "changed": 0}
 found["first"] = is_whole()
 draw = random.Random(int(seed))
