@@ -150,28 +150,38 @@ def attention_flops(config: RunConfig, fused: bool) -> float:
 
 
 def recomputed_flops(config: RunConfig, fused: bool = False) -> float:
-  """Return FLOPs of one token that the backward pass computes again."""
+  """Return FLOPs of one token that remat makes the backward pass repeat.
+
+  Attention's output is kept by every policy, and the loss computes its
+  gradients beside it, in chunks or not. What attention does again inside its
+  own backward pass is left out.
+  """
   model = config.model
-  layer, head = forward_flops(config, fused)
-  # "dots" keeps products of matrices; scores have batch dimensions.
-  scores = _score_flops(config, fused)
-  again = {"none": 0.0, "dots": scores, "full": layer}
-  chunk = model.loss_chunk
-  chunked = chunk and config.data.row_length // chunk > 1
-  return model.num_layers * again[model.remat] + (head if chunked else 0.0)
+  layer, _ = forward_flops(config, fused)
+  # "dots" keeps products of matrices; sinks' have batch dimensions, and the
+  # backward pass needs their gate and up again.
+  products = 4.0 * model.d_model * _active_sinks(config)
+  whole = layer - _score_flops(config, fused)
+  again = {"none": 0.0, "dots": products, "full": whole}
+  return model.num_layers * again[model.remat]
 
 
 def forward_flops(config: RunConfig, fused: bool) -> tuple[float, float]:
   """Return FLOPs of a token forward, in one layer and in the logits."""
-  model, sinks = config.model, config.sinks
+  model = config.model
   heads = 2 * model.num_heads + 2 * model.num_kv_heads
-  active = model.backbone_width
-  if sinks.kind != "none":
-    # Every document computes as many as the largest source owns.
-    active += sinks.strata * sinks.active_per_stratum
+  active = model.backbone_width + _active_sinks(config)
   matrices = model.d_model * (heads * model.head_size + 3 * active)
   head = model.d_model * model.vocab_size
   return 2.0 * matrices + _score_flops(config, fused), 2.0 * head
+
+
+def _active_sinks(config: RunConfig) -> int:
+  """Return the sinks that a token computes: as many as the largest source's."""
+  sinks = config.sinks
+  if sinks.kind == "none":
+    return 0
+  return sinks.strata * sinks.active_per_stratum
 
 
 def _score_flops(config: RunConfig, fused: bool) -> float:
