@@ -3,33 +3,20 @@
 Owns colours and marks.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 import matplotlib.figure
 
+from nulls_jax import plot_style
+
 # Okabe and Ito's colours, distinct to all kinds of colour vision.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#E69F00", "#009E73", "#666666"
-_STYLE = {
-  "font.size": 10,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.edgecolor": "#888888",
-  "axes.grid": True,
-  "axes.axisbelow": True,
-  "grid.color": "#e6e6e6",
-  "legend.frameon": False,
-  "axes.titlesize": 11,
-  "axes.titleweight": "bold",
-  "axes.titlelocation": "left",
-}
-_DOTS = 144
 
 
 def throughput(geometry: str, found: Mapping) -> bytes:
   """Draw `throughput.Row`s: time of the step, rate of generation."""
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(plot_style.STYLE):
     drawn, (left, right) = _panels()
     names = list(found)
     places = range(len(names))
@@ -66,12 +53,12 @@ def throughput(geometry: str, found: Mapping) -> bytes:
       axis.set_yticks(list(places), names)
       axis.set_ylim(len(names) - 0.5, -0.5)
     right.set_xlim(left=0)
-    return _png(drawn)
+    return plot_style.png(drawn)
 
 
 def sweep(title: str, label: str, found: Sequence) -> bytes:
   """Draw `sweeps.Row`s: time over the first row and over dense, memory."""
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(plot_style.STYLE):
     drawn, (left, right) = _panels()
     values = [row.value for row in found]
     left.set_title(title)
@@ -113,7 +100,7 @@ def sweep(title: str, label: str, found: Sequence) -> bytes:
       axis.set_xticks(values, [f"{value:,}" for value in values])
       axis.minorticks_off()
     right.set_ylim(bottom=0)
-    return _png(drawn)
+    return plot_style.png(drawn)
 
 
 def _ratios(axis, places, ratios, colour, label) -> None:
@@ -176,9 +163,3 @@ def _panels():
     figsize=(9.6, 3.8), layout="constrained", facecolor="white"
   )
   return drawn, drawn.subplots(1, 2)
-
-
-def _png(drawn) -> bytes:
-  content = io.BytesIO()
-  drawn.savefig(content, format="png", dpi=_DOTS)
-  return content.getvalue()

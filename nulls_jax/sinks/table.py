@@ -73,6 +73,11 @@ def attach(table_NxGxRxE, others):
   return {**others, "layers": layers}
 
 
+def alone(leaf):
+  """Return the tree that holds nothing but a leaf in the table's place."""
+  return attach(leaf, {"layers": {}})
+
+
 def split(rows_xE):
   """Split rows `[..., 3 * D]` into gate, up and down `[..., D]`."""
   return jnp.split(rows_xE, 3, axis=-1)

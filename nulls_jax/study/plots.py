@@ -4,7 +4,6 @@ Owns colours and marks; what they show comes from figures and columns.
 """
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import matplotlib
 import matplotlib.figure
 import numpy as np
 
+from nulls_jax import plot_style
 from nulls_jax.evaluation import probes
 from nulls_jax.study import columns as columns_lib
 from nulls_jax.study import tables, verdicts
@@ -35,21 +35,7 @@ _SHORT_NAMES = {
   "retrained": "retrained",
   "dense": "dense",
 }
-_STYLE = {
-  "font.size": 10,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.edgecolor": "#888888",
-  "axes.grid": True,
-  "axes.axisbelow": True,
-  "grid.color": "#e6e6e6",
-  "legend.frameon": False,
-  "axes.titlesize": 11,
-  "axes.titleweight": "bold",
-  "axes.titlelocation": "left",
-}
 _WIDTH = 9.6
-_DOTS = 144
 
 
 def _panels(count: int, height: float):
@@ -62,9 +48,7 @@ def _panels(count: int, height: float):
 
 def _png(drawn) -> str:
   """Return a figure as a data URL."""
-  content = io.BytesIO()
-  drawn.savefig(content, format="png", dpi=_DOTS)
-  coded = base64.b64encode(content.getvalue()).decode("ascii")
+  coded = base64.b64encode(plot_style.png(drawn)).decode("ascii")
   return f"data:image/png;base64,{coded}"
 
 
@@ -81,7 +65,7 @@ def draw(
     curves: the logged steps of a training, by run.
   """
   kinds = summary["kinds"]
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(plot_style.STYLE):
     if summary["corpus"]["generated"]:
       made = {
         "accuracy": _accuracy(summary["figures"], kinds),

@@ -37,14 +37,10 @@ def initial(table_NxGxRxE):
   """
   count = jnp.zeros(table_NxGxRxE.shape[:3], jnp.int32)
   return {
-    "mu": _at_path(jnp.zeros_like(table_NxGxRxE)),
-    "nu": _at_path(jnp.zeros_like(table_NxGxRxE)),
-    "count": _at_path(count),
+    "mu": table_lib.alone(jnp.zeros_like(table_NxGxRxE)),
+    "nu": table_lib.alone(jnp.zeros_like(table_NxGxRxE)),
+    "count": table_lib.alone(count),
   }
-
-
-def _at_path(leaf):
-  return {"layers": {"sinks": {"table": leaf}}}
 
 
 def by_source(sinks: assignment.SinkConfig, sources_BxTx2, gradients):
@@ -112,7 +108,7 @@ def update(
     numbers_UxGxA, (len(table_NxGxRxE), *numbers_UxGxA.shape)
   )
   mu, nu, count = (
-    state[name]["layers"]["sinks"]["table"] for name in ("mu", "nu", "count")
+    table_lib.detach(state[name])[0] for name in ("mu", "nu", "count")
   )
   read = functools.partial(_read, numbers_NxUxGxA=numbers_NxUxGxA)
   old_rows, old_mu, old_nu = read(table_NxGxRxE), read(mu), read(nu)
@@ -126,9 +122,9 @@ def update(
   change = mean / spread + decay * old_rows
   write = functools.partial(_write, numbers_NxUxGxA=numbers_NxUxGxA)
   return write(table_NxGxRxE, old_rows - learning_rate * scale * change), {
-    "mu": _at_path(write(mu, new_mu)),
-    "nu": _at_path(write(nu, new_nu)),
-    "count": _at_path(write(count, new_count_NxUxGxA)),
+    "mu": table_lib.alone(write(mu, new_mu)),
+    "nu": table_lib.alone(write(nu, new_nu)),
+    "count": table_lib.alone(write(count, new_count_NxUxGxA)),
   }
 
 

@@ -37,7 +37,7 @@ def learned(config: RunConfig, params):
     return others if updates_rows(config.sinks) else params
   if updates_rows(config.sinks):
     return {}
-  return {"layers": {"sinks": {"table": table}}}
+  return table_lib.alone(table)
 
 
 def replaced(params, part):

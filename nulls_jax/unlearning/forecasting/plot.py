@@ -11,6 +11,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
+from nulls_jax import plot_style
 from nulls_jax.unlearning.forecasting import advice
 from nulls_jax.unlearning.forecasting import forecast as forecast_lib
 
@@ -22,17 +23,8 @@ _ZONES = (
   (advice.RETRAIN_FROM, 1.05, "#e9e9e9", "retrain"),
 )
 _STYLE = {
-  "font.size": 10,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.edgecolor": "#888888",
-  "axes.grid": True,
-  "axes.axisbelow": True,
+  **plot_style.STYLE,
   "grid.color": "#e0e0e0",
-  "legend.frameon": False,
-  "axes.titlesize": 11,
-  "axes.titleweight": "bold",
-  "axes.titlelocation": "left",
   # The same forecast gives the same file.
   "svg.hashsalt": "nulls forecast",
 }
