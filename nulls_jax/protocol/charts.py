@@ -22,6 +22,8 @@ from nulls_jax.protocol import book as book_lib
 from nulls_jax.protocol import scored as scored_lib
 
 _MOST_VALUES = 2000
+# A tuned model may be driven far beyond 1: from there on logarithmic.
+_RETRAINED = {"unit": "ratio", "scale": "symlog", "reference": 1}
 _LABELS = {
   "on": "with its sinks",
   "backbone": "backbone only",
@@ -337,8 +339,8 @@ def _baselines(book, scored) -> dict[str, Any]:
     "validation": {
       "title": "What was forgotten, and what was kept",
       "caption": "Validation items of the first seed; 1 and 1 is retraining.",
-      "x": {"label": "forgotten", "unit": "ratio", "reference": 1},
-      "y": {"label": "kept", "unit": "ratio", "reference": 1},
+      "x": {"label": "forgotten", **_RETRAINED},
+      "y": {"label": "kept", **_RETRAINED},
       "lines": lines,
     }
   }
