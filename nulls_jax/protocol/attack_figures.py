@@ -1,7 +1,8 @@
 """Figures of the attacks, from what their units returned.
 
-Owns the dotted names below `relearning`, `reenabling`, `membership`,
-`extraction`, `prompt_search` and `quantisation`, see `figures`.
+Owns the dotted names below `reenabling`, `membership`,
+`extraction` and `prompt_search`, see `figures`. `relearning` and
+`quantisation` have modules of their own.
 
 Invariant: a model is compared with retrained models on the same items, and
 with all of their seeds.
@@ -24,7 +25,7 @@ _PLACES = {
   if name != "control"
 }
 # What a run is when its forgotten sources are asked as it would be served.
-_SERVED = {
+SERVED = {
   "full": "backbone",
   "suspended": "suspended",
   "erased": "erased",
@@ -42,7 +43,6 @@ def add(book: book_lib.Book, scored: scored_lib.Scored) -> None:
   _add_membership(book, scored)
   _add_extraction(book, scored)
   _add_prompt_search(book, scored)
-  _add_quantisation(book, scored)
 
 
 def found(
@@ -257,7 +257,7 @@ def _group_condition(role, name, mode):
     return None
   if name == "own":
     return "on" if role == "full" else None
-  return condition_of(role, mode) or _SERVED.get(role)
+  return condition_of(role, mode) or SERVED.get(role)
 
 
 def _add_extraction(book, scored):
@@ -328,7 +328,7 @@ def _add_prompt_search(book, scored):
   rows: dict[str, list] = {}
   for role, seed, result in found(scored, "prompt_search"):
     for group in result["groups"]:
-      condition = condition_of(role, group["mode"]) or _SERVED[role]
+      condition = condition_of(role, group["mode"]) or SERVED[role]
       if group["population"] == "held_out":
         condition = f"{condition}_floor"
       items = {
@@ -362,42 +362,3 @@ def _add_prompt_search(book, scored):
       comparisons.change(own, joined.get("retrained"), "source", "ratio"),
       "ratio",
     )
-
-
-def _add_quantisation(book, scored):
-  rows: dict[tuple[str, int], list] = {}
-  for role, seed, result in found(scored, "quantisation"):
-    for level in result["levels"]:
-      for group in level["facts"]:
-        wanted = group["population"], group["kind"], group["context"]
-        if wanted != ("forget", "unique", "bare"):
-          continue
-        condition = condition_of(role, group["mode"]) or _SERVED[role]
-        columns = columns_lib.of_items(group["items"], seed)
-        columns["log_odds"] = metrics.log_odds(columns["log_probability"])
-        # Levels pair up within a seed, not over seeds.
-        columns["item"] = seed * 10_000_000 + columns["probe"]
-        rows.setdefault((condition, level["bits"]), []).append(columns)
-  joined = {key: _gather(scored, parts) for key, parts in rows.items()}
-  for (condition, bits), columns in joined.items():
-    if columns is None:
-      continue
-    name = f"quantisation.{condition}.bits_{bits}"
-    book.add(
-      f"{name}.accuracy",
-      book_lib.mean(columns["greedy"], columns),
-      "share",
-      widen="share",
-    )
-    book.add(
-      f"{name}.log_odds", book_lib.mean(columns["log_odds"], columns), "nats"
-    )
-    if bits != 32:
-      book.add(
-        f"quantisation.{condition}.bits_{bits}_over_32.accuracy",
-        comparisons.change(
-          columns, joined.get((condition, 32)), "item", "greedy"
-        ),
-        "points",
-        widen="paired",
-      )

@@ -70,9 +70,9 @@ def change(columns, other, key: str, column: str) -> book_lib.Ratio | None:
   return book_lib.mean(both[0][column] - both[1][column], both[0])
 
 
-def loss_change(columns, other) -> book_lib.Ratio | None:
+def loss_change(columns, other, key: str = "source") -> book_lib.Ratio | None:
   """Return the loss a token minus the other model's, the same texts."""
-  both = columns_lib.against(columns, other, "source", ["loss"])
+  both = columns_lib.against(columns, other, key, ["loss"])
   if both is None:
     return None
   return book_lib.ratio(

@@ -51,7 +51,8 @@ Conditions are those of `protocol.CONDITIONS`. FACT is "unique",
       extraction.CONDITION.paraphrases.any_wording | best_log_odds,
       extraction.CONDITION.samples.any_sample, and CONDITION_over_retrained
     prompt_search.CONDITION.compression_ratio | compressed, and over retrained
-    quantisation.CONDITION.bits_N.accuracy | log_odds, bits_N_over_32.accuracy
+    quantisation.CONDITION.bits_N.accuracy | log_odds | loss,
+      bits_N_over_32.accuracy | loss
     collateral.erased_K.accuracy | loss | lost_sinks, collateral.erased_apart,
       collateral.alone.own.on | erased | backbone.accuracy | loss,
       collateral.alone.others.loss_change | greedy_change | lost
@@ -76,6 +77,7 @@ from nulls_jax.protocol import (
   comparisons,
   forgetting,
   items,
+  quantisation_figures,
   relearning_figures,
 )
 from nulls_jax.protocol import book as book_lib
@@ -99,6 +101,7 @@ def compute(results: results_lib.Results) -> dict[str, Any]:
   comparisons.add(book, scored)
   relearning_figures.add(book, scored)
   attack_figures.add(book, scored)
+  quantisation_figures.add(book, scored)
   collateral_figures.add(book, scored)
   return {
     "gates": gates,
