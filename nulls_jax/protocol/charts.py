@@ -38,8 +38,8 @@ _ARMS = {
   "retained": ("retained_text", "retained text"),
 }
 _GROUPS = {
-  "same_sources": "other facts of the same sources",
-  "other_sources": "facts of other forgotten sources",
+  "same_sources": "other {} of the same sources",
+  "other_sources": "{} of other forgotten sources",
 }
 _DISTRIBUTIONS = {
   "log_truth_ratio": (
@@ -163,8 +163,9 @@ def _relearning(book, scored) -> dict[str, Any]:
         bands += _seed_band(columns)
     name, words = _ARMS.get(arm, (arm, arm))
     facts = columns_unit(found, arm, group)
+    asked = _GROUPS[group].format("facts" if facts else "texts")
     charts[name if group == "same_sources" else f"{name}_{group}"] = {
-      "title": f"Relearning from {words}: {_GROUPS[group]}",
+      "title": f"Relearning from {words}: {asked}",
       "x": {"label": "updates", "unit": "steps", "scale": "symlog"},
       "y": {
         "label": "log-odds" if facts else "minus loss",

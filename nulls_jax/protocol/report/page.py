@@ -53,7 +53,7 @@ SECTIONS = (
     "relearning",
     "What comes back under fine-tuning",
     "Each model is trained again on what an attacker may have, with one "
-    "optimiser for all, and asked facts that were not in it. The stripe is "
+    "optimiser for all, and asked what was not in it. The stripe is "
     "how much retrained models differ from seed to seed: inside it, nothing "
     "was hidden. Thin lines are intervals.",
     ("relearning",),
