@@ -7,7 +7,7 @@ run is `case_run`'s business.
   baseline, and the training modes side by side.
 - `article`: real text, an article a source; fifty erased at once, and one at
   a time.
-- `book`: real text, a book a source; one of 66 books removed.
+- `book`: real text, a book a source; one of 66 books removed; no baselines.
 
 A fourth, in which nothing is erased, is `capability`'s.
 
@@ -191,9 +191,7 @@ _TEXT_PROTOCOL = {
       "prompt_search": _ONE,
       "quantisation": _ONE,
     },
-    "baselines": dict.fromkeys(_BASELINES, _ONE),
-    # Every article to erase is also erased by itself.
-    "collateral": {**_ONE, "one_at_a_time": 50},
+    "collateral": _ONE,
   },
   "quick": {
     "sample": {"documents": 300},
@@ -213,7 +211,15 @@ _ARTICLE = Case(
   corpus={"num_never_trained": 50, "num_erased": 50},
   seeds={"full": 1, "quick": 1},
   retrained={"full": 2, "quick": 1},
-  protocol=_TEXT_PROTOCOL,
+  protocol=_TEXT_PROTOCOL
+  | {
+    "full": _TEXT_PROTOCOL["full"]
+    | {
+      "baselines": dict.fromkeys(_BASELINES, _ONE),
+      # Every article to erase is also erased by itself.
+      "collateral": {**_ONE, "one_at_a_time": 50},
+    }
+  },
 )
 
 _BOOK = Case(
