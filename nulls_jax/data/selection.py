@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nulls_jax import errors, files
-from nulls_jax.data import ledger, readers
+from nulls_jax.data import ledger
+from nulls_jax.data.reading import keys as source_keys
 
 FORMAT = "nulls selection 1"
 _HEAD_BYTES = 4096
@@ -146,7 +147,7 @@ def read_keys(
   """
   path = pathlib.Path(path)
   if not _is_json(path):
-    return readers.read_keys(path)
+    return source_keys.read_keys(path)
   found = _load(path)
   fingerprint = (
     ledger_fingerprint() if callable(ledger_fingerprint) else ledger_fingerprint
@@ -159,7 +160,7 @@ def read_keys(
     )
   keys = [item["key"] for item in found["sources"] if item["key"] is not None]
   for key in keys:
-    readers.check_key(key)
+    source_keys.check_key(key)
   if not keys:
     raise errors.UserError(f"{path} names no source{_why_none(found)}")
   return list(dict.fromkeys(keys))
@@ -171,7 +172,7 @@ def _is_json(path: pathlib.Path) -> bool:
     with open(path, "rb") as file:
       head = file.read(_HEAD_BYTES)
   except OSError:
-    return False  # `readers` says what is wrong
+    return False  # `source_keys` says what is wrong
   start = b"".join(head.split())
   return start.startswith(b'{"format":') or path.suffix == ".json"
 

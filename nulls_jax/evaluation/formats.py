@@ -1,6 +1,6 @@
 """Files of texts and of questions, in whatever shape they come.
 
-Owns the choice of a reader. The shapes are `probes`' and `readers`' ("nulls",
+Owns the choice of a reader. The shapes are `probes`' and `reading`'s ("nulls",
 this package's own), `tofu`'s ("tofu", "knowmem") and `muse`'s ("verbmem",
 "raw", "privleak").
 
@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nulls_jax import errors
-from nulls_jax.data import readers
+from nulls_jax.data.reading import inputs
 from nulls_jax.evaluation import muse, records, tofu
 from nulls_jax.evaluation import probes as probes_lib
 
@@ -71,7 +71,7 @@ def read_texts(value: Given) -> dict[str, list[str]]:
       )
     return _TEXTS[shape](given)
   found: dict[str, list[str]] = {}
-  lines = readers.read_documents(given.path, allow_no_source=True)
+  lines = inputs.read_documents(given.path, allow_no_source=True)
   for document in lines:
     if document.source:
       found.setdefault(document.source, []).append(document.text)
@@ -89,7 +89,7 @@ def read_public(value: Given) -> Iterator[str]:
     for record in records.read(given.path):
       yield muse.text_of(record)
     return
-  for document in readers.read_documents(given.path, allow_no_source=True):
+  for document in inputs.read_documents(given.path, allow_no_source=True):
     yield document.text
 
 

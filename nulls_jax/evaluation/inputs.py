@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nulls_jax import errors
-from nulls_jax.data import readers
+from nulls_jax.data.reading import keys as source_keys
 from nulls_jax.evaluation import formats
 from nulls_jax.evaluation import probes as probes_lib
 
@@ -90,7 +90,7 @@ def read(
     documents=_texts(documents),
     held_out=_texts(held_out),
     probes=tuple(asked),
-    forget=() if forget is None else tuple(readers.read_keys(forget)),
+    forget=() if forget is None else tuple(source_keys.read_keys(forget)),
     public=tuple(
       text for one in _all(public) for text in formats.read_public(one)
     ),

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from nulls_jax import errors
-from nulls_jax.data import readers
+from nulls_jax.data.reading import keys as source_keys
 
 FORMATS = ("nulls", "tofu", "knowmem", "verbmem", "raw", "privleak")
 _SPACE = " \t\r\n"
@@ -75,7 +75,7 @@ class Given:
     if isinstance(found, int) and not isinstance(found, bool):
       found = str(found)
     if isinstance(found, str) and found:
-      readers.check_key(found)
+      source_keys.check_key(found)
       return found
     if not self.source:
       raise record.error(
