@@ -64,7 +64,7 @@ def disk_errors(place: str | os.PathLike):
   except OSError as error:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
       raise errors.MachineError(_FULL.format(place)) from error
-    if error.errno == errno.EIO:
+    if error.errno in (errno.EIO, errno.EFBIG):
       raise errors.MachineError(f"writing {place} failed: {error}") from error
     if error.errno in _MENDABLE_NUMBERS:
       raise errors.UserError(

@@ -1,8 +1,14 @@
 """Commands that make documents and prepared datasets."""
 
+import contextlib
 import dataclasses
+import os
 import pathlib
+import re
+import sys
+from typing import Any
 
+from nulls_jax import errors
 from nulls_jax.commands import arguments
 from nulls_jax.data.config import DataConfig
 
@@ -39,69 +45,243 @@ class Encyclopedia:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepare:
+class _Documents:
+  """What documents are read, and how.
+
+  Attributes:
+    documents: files of JSON Lines or Parquet, folders, or TFDS datasets
+      (tfds:NAME/CONFIG); .gz and .zst files are unpacked on the fly.
+    text_field: field that holds the text.
+    sources: what names a source: field:NAME, template:{NAME}/{NAME},
+      site:NAME (of a URL), path, folder or cluster:K. By default the field
+      "source", and the path of text files.
+    data_dir: where TFDS datasets lie.
+    exclude: file of source keys to leave out, one a line.
+    refuse_bad_lines: count bad lines and go on, instead of stopping.
+    allow_no_source: accept documents without a source (backbone only).
+    hold_out_sources: share of the sources that nothing is trained on.
+    hold_out_documents: share of the other documents that is not trained on.
+    workers: processes; 0 is one for each core. The result is the same.
+    data: how documents become rows.
+  """
+
+  documents: tuple[str, ...]
+  text_field: str = "text"
+  sources: str | None = None
+  data_dir: pathlib.Path | None = None
+  exclude: pathlib.Path | None = None
+  refuse_bad_lines: bool = False
+  allow_no_source: bool = False
+  hold_out_sources: float = 0.0
+  hold_out_documents: float = 0.0
+  workers: int = 0
+  data: DataConfig = DataConfig()
+
+  def _arguments(self) -> dict[str, Any]:
+    from nulls_jax.data import splits
+    from nulls_jax.data.reading import inputs, keys
+
+    return {
+      "reading": inputs.Settings(
+        text_field=self.text_field,
+        sources=self.sources,
+        allow_no_source=self.allow_no_source,
+        data_dir=str(self.data_dir) if self.data_dir else None,
+      ),
+      "exclude": keys.read_keys(self.exclude) if self.exclude else (),
+      "on_error": "refuse" if self.refuse_bad_lines else "stop",
+      "splits": splits.Splits(
+        sources=self.hold_out_sources, documents=self.hold_out_documents
+      ),
+      "workers": _count_workers(self.workers),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepare(_Documents):
   """Turn documents into packed rows, a ledger of sources and a tokenizer.
 
   Attributes:
-    documents: JSON Lines files (.gz too), an object a line with "source" and
-      "text".
-    out: folder of the prepared dataset; must not exist.
+    out: folder of the prepared dataset; must not exist. What is not finished
+      is beside it, and the same command goes on with it.
     config: file whose `data` section gives the defaults below.
-    exclude: file of source keys to leave out, one a line.
     extend: run that is to learn more, `nulls train --grow-from`: take its
       tokenizer and begin the ledger with its sources; its settings are the
       defaults of the flags below.
     tokenizer: use this SentencePiece model instead of training one.
-    refuse_bad_lines: count bad lines and go on, instead of stopping.
-    allow_no_source: accept documents without a source (backbone only).
-    data: how documents become rows.
+    shard: I/N, do only this part of the work, I from 0 to N - 1; `nulls
+      prepare merge` makes one dataset of all. Needs a tokenizer.
   """
 
-  documents: tuple[pathlib.Path, ...]
   out: pathlib.Path
   config: pathlib.Path | None = None
-  exclude: pathlib.Path | None = None
   extend: pathlib.Path | None = None
   tokenizer: pathlib.Path | None = None
-  refuse_bad_lines: bool = False
-  allow_no_source: bool = False
-  data: DataConfig = DataConfig()
+  shard: str | None = None
 
   def run(self) -> None:
-    from nulls_jax.data import prepare, readers
+    from nulls_jax.data.preparation import prepare, shards
 
-    manifest = prepare.prepare(
-      self.documents,
-      self.out,
-      self.data,
-      tokenizer_path=self.tokenizer,
-      extends=arguments.locate(self.extend)[0] if self.extend else None,
-      exclude=frozenset(readers.read_keys(self.exclude))
-      if self.exclude
-      else frozenset(),
-      on_error="refuse" if self.refuse_bad_lines else "stop",
-      allow_no_source=self.allow_no_source,
-      progress=arguments.say_progress,
-    )
-    counts, trained = manifest["counts"], manifest["tokenizer_training"]
+    arguments_ = self._arguments() | {
+      "tokenizer_path": self.tokenizer,
+      "extends": arguments.locate(self.extend)[0] if self.extend else None,
+    }
+    with _progress() as progress:
+      if self.shard is not None:
+        done = shards.prepare_shard(
+          self.documents,
+          self.out,
+          self.data,
+          _parse_shard(self.shard),
+          progress=progress,
+          **arguments_,
+        )
+        print(
+          f"{done['directory']}: {done['out']:,} documents in "
+          f"{done['blocks']:,} blocks; when all shards are done: nulls "
+          f"prepare merge --out {self.out}"
+        )
+        return
+      manifest = prepare.prepare(
+        self.documents, self.out, self.data, progress=progress, **arguments_
+      )
+    _print_counts(self.out, manifest)
     old = manifest.get("extends", {})
-    num_sources = old.get("sources_with_documents", counts["sources"])
-    print(
-      f"{self.out}: {counts['documents_out']:,} documents of "
-      f"{num_sources:,} sources, {counts['tokens']:,} tokens in "
-      f"{counts['rows']:,} rows; {counts['documents_refused']:,} refused, "
-      f"{counts['documents_excluded']:,} excluded; vocabulary "
-      f"{manifest['vocab_size']:,}"
-    )
     if old:
       print(
-        f"{counts['sources']:,} sources: the {old['sources']:,} of "
-        f"{self.extend} ({old['sources_erased']:,} erased) and "
+        f"{manifest['counts']['sources']:,} sources: the {old['sources']:,} "
+        f"of {self.extend} ({old['sources_erased']:,} erased) and "
         f"{old['sources_new']:,} new"
       )
-    retired = trained["retired"] - trained["retired_unused"] if trained else 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareTokenizer(_Documents):
+  """Train only the tokenizer, which all shards of a preparation need.
+
+  Attributes:
+    out: the SentencePiece model to write; must not exist.
+    config: file whose `data` section gives the defaults below.
+  """
+
+  out: pathlib.Path
+  config: pathlib.Path | None = None
+
+  def run(self) -> None:
+    from nulls_jax.data.preparation import prepare
+
+    with _progress() as progress:
+      trained = prepare.train_tokenizer(
+        self.documents,
+        self.out,
+        self.data,
+        progress=progress,
+        **self._arguments(),
+      )
     print(
-      f"tokenizer: {retired:,} pieces retired that fewer than "
-      f"{self.data.min_piece_sources} sources used; "
-      f"{manifest['pieces_below_min_sources']:,} that remain are below that"
+      f"{self.out}: {trained['vocab_size']:,} pieces from "
+      f"{trained['sampled_documents']:,} documents "
+      f"({trained['sampled_bytes'] / 1e6:,.1f} MB)"
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareMerge:
+  """Make one dataset of all shards of a preparation.
+
+  Attributes:
+    out: folder of the prepared dataset, as it was given to the shards, which
+      lie beside it. They stay.
+    workers: processes; 0 is one for each core. The result is the same.
+  """
+
+  out: pathlib.Path
+  workers: int = 0
+
+  def run(self) -> None:
+    from nulls_jax.data.preparation import shards
+
+    with _progress() as progress:
+      manifest = shards.merge(
+        self.out, workers=_count_workers(self.workers), progress=progress
+      )
+    _print_counts(self.out, manifest)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareCheck:
+  """Check every file of a prepared dataset against its manifest.
+
+  Attributes:
+    data: folder of the prepared dataset.
+  """
+
+  data: pathlib.Path
+
+  def run(self) -> None:
+    from nulls_jax.data.preparation import dataset
+
+    found = dataset.Prepared.open(self.data, verify=True)
+    count = len(found.manifest["files"])
+    print(f"{self.data}: {count} files are what the manifest says")
+
+
+def _count_workers(asked: int) -> int:
+  if asked < 0:
+    raise errors.UserError(
+      f"--workers={asked}; give a number of processes, or 0 for one a core"
+    )
+  if asked:
+    return asked
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+  match = re.fullmatch(r"(\d+)/(\d+)", text)
+  if not match:
+    raise errors.UserError(
+      f"--shard {text} is not I/N, like 0/64 for the first of 64"
+    )
+  return int(match[1]), int(match[2])
+
+
+@contextlib.contextmanager
+def _progress():
+  from nulls_jax.data.preparation import progress
+
+  reporter = progress.Reporter(sys.stderr)
+  try:
+    yield reporter
+  finally:
+    reporter.close()
+
+
+def _print_counts(out: pathlib.Path, manifest: dict[str, Any]) -> None:
+  counts, trained = manifest["counts"], manifest["tokenizer_training"]
+  num_sources = manifest.get("extends", {}).get(
+    "sources_with_documents", counts["sources"]
+  )
+  print(
+    f"{out}: {counts['documents_out']:,} documents of "
+    f"{num_sources:,} sources, {counts['tokens']:,} tokens in "
+    f"{counts['rows']:,} rows; {counts['documents_refused']:,} refused, "
+    f"{counts['documents_excluded']:,} excluded; vocabulary "
+    f"{manifest['vocab_size']:,}"
+  )
+  if "held_out" in manifest:
+    held = manifest["held_out"]["documents"]
+    print(
+      f"held out: {held['source']:,} documents of untrained sources, "
+      f"{held['document']:,} of trained ones, {held['public']:,} of no source"
+    )
+  for reason, number in counts["refusals"].items():
+    print(f"refused {number:,}: {counts['first_refusals'][reason]}")
+  retired = trained["retired"] - trained["retired_unused"] if trained else 0
+  min_sources = manifest["config"]["min_piece_sources"]
+  print(
+    f"tokenizer: {retired:,} pieces retired that fewer than "
+    f"{min_sources} sources used; "
+    f"{manifest['pieces_below_min_sources']:,} that remain are below that"
+  )

@@ -19,7 +19,7 @@ class Index:
   The index holds the words of the sources: delete it with the dataset.
 
   Attributes:
-    data: a prepared dataset; the index is written into it.
+    data: a prepared dataset or a mixture; the index is written into it.
     tokens: words, or trigrams for languages without spaces between words.
   """
 
@@ -27,9 +27,9 @@ class Index:
   tokens: Literal["words", "trigrams"] = "words"
 
   def run(self) -> None:
-    from nulls_jax.data import passages, prepare
+    from nulls_jax.data import mixture, passages
 
-    prepared = prepare.Prepared.open(self.data)
+    prepared = mixture.open_dataset(self.data)
     path = passages.build(
       prepared, kind=self.tokens, progress=arguments.say_progress
     )
@@ -50,7 +50,8 @@ class Find(arguments.SourceFlags):
   Attributes:
     ledger: a run, a prepared dataset, or a ledger.sqlite; that of --data if
       left out.
-    data: the prepared dataset whose passages --quote is looked up in.
+    data: the prepared dataset, or mixture, in whose passages --quote is looked
+      up.
     glob: pattern of keys: *, ? and [a-z].
     where: condition on metadata and on the fields key, index, num_documents,
       num_tokens and status, like "site = 'example.org' AND year >= 1999".
@@ -71,7 +72,7 @@ class Find(arguments.SourceFlags):
   out: pathlib.Path | None = None
 
   def run(self) -> None:
-    from nulls_jax.data import ledger, passages, prepare, selection
+    from nulls_jax.data import ledger, mixture, passages, selection
 
     if self.out is not None:
       selection.check_new(self.out)
@@ -88,7 +89,7 @@ class Find(arguments.SourceFlags):
       if self.quote is None:
         self._find(book, None)
         return
-      prepared = prepare.Prepared.open(self.data)
+      prepared = mixture.open_dataset(self.data)
       with passages.Index.open(prepared) as index:
         self._find(book, index)
 

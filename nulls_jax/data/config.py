@@ -31,6 +31,8 @@ class DataConfig:
   vocab_size: int = 2048
   min_piece_sources: int = 2
   class_tokens: int = 0
+  tokenizer_bytes: int = 32_000_000
+  block_bytes: int = 32_000_000
 
   def __post_init__(self):
     if self.tile < 1 or self.row_length < self.tile:
@@ -53,6 +55,11 @@ class DataConfig:
         f"data.class_tokens is {self.class_tokens}; give the tokens of a "
         "source of size class 0 at most, or 0 for no size classes"
       )
+    for name in ("tokenizer_bytes", "block_bytes"):
+      if getattr(self, name) < 1:
+        raise errors.UserError(
+          f"data.{name} is {getattr(self, name)}; it must be at least 1"
+        )
 
   def size_classes(self, num_tokens: np.ndarray) -> np.ndarray:
     """Return the size class of sources with so many tokens, int64.
@@ -70,10 +77,11 @@ class DataConfig:
   def to_dict(self) -> dict[str, Any]:
     """Return the fields as a manifest has them.
 
-    Without `class_tokens` where it is 0, as before there were size classes:
-    the same settings have the same digest.
+    Without those that came later and have their defaults: the same settings
+    have the same digest as before.
     """
     fields = dataclasses.asdict(self)
-    if not self.class_tokens:
-      del fields["class_tokens"]
+    for name in ("class_tokens", "tokenizer_bytes", "block_bytes"):
+      if fields[name] == getattr(DataConfig, name):
+        del fields[name]
     return fields

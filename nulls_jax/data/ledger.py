@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from nulls_jax import errors, files
-from nulls_jax.data import conditions, readers, routing, suggestions
+from nulls_jax.data import conditions, routing, suggestions
+from nulls_jax.data.reading import keys as source_keys
 from nulls_jax.sinks import assignment
 
 FORMAT = "nulls ledger 2"
@@ -38,6 +39,9 @@ ACTIVE, ERASED = "active", "erased"
 # larger ones only what stands near in the order of keys is seen.
 _MAX_SOURCES_TO_SCAN = 20_000
 _CHUNK = 500
+# A file that is rewritten gets its indices' entries in no order; with SQLite's
+# own 2 MB of memory for pages, millions of entries take minutes. In KiB.
+REWRITE = "PRAGMA cache_size = -200000"
 _INDEX_AND_ID = np.dtype([("index", np.int64), ("id", np.int64)])
 
 _SCHEMA = """
@@ -211,7 +215,7 @@ class Ledger:
         if key in chunk:
           chunk[key][0] += num_documents
           continue
-        readers.check_key(key)
+        source_keys.check_key(key)
         chunk[key] = [num_documents, metadata]
         if len(chunk) == _CHUNK:
           next_index += self._add_chunk(chunk, next_index)
@@ -307,7 +311,7 @@ class Ledger:
     """
     keys = list(keys)
     for key in keys:
-      readers.check_key(key)
+      source_keys.check_key(key)
     ids = [_to_signed(assignment.source_id(key)) for key in keys]
     rows = {row[1]: row for row in self._rows_by_id(ids)}
     found, unknown, erased = [], [], []
@@ -386,6 +390,11 @@ class Ledger:
         f"{self.path} has no source with the id {source_id:016x}"
       )
     return _source(rows[0])
+
+  def indices(self, source_ids: Iterable[int]) -> dict[int, int]:
+    """Return the indices of unsigned ids, of those that are here."""
+    rows = self._rows_by_id(map(_to_signed, source_ids))
+    return {row[1] % 2**64: row[0] for row in rows}
 
   def _rows_by_id(self, ids: Iterable[int]) -> list[tuple]:
     ids = list(ids)
@@ -468,6 +477,7 @@ class Ledger:
           "WHERE source_index = ?",
           [(source.index,) for source in sources],
         )
+      self._connection.execute(REWRITE)
       self._connection.execute("VACUUM")
 
 

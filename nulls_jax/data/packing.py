@@ -68,24 +68,32 @@ def split_records(
   )
 
 
-def cut(pieces: Sequence[int], row_length: int, bos: int, eos: int) -> list:
+def cut(
+  pieces: Sequence[int] | np.ndarray, row_length: int, bos: int, eos: int
+) -> list[np.ndarray]:
   """Return the parts of one document, each of at most `row_length` tokens.
 
   Each part starts with `bos`, so that every piece is predicted once; the
   last part ends with `eos`.
 
-  >>> cut([5, 6], 6, bos=1, eos=2)
+  >>> [part.tolist() for part in cut([5, 6], 6, bos=1, eos=2)]
   [[1, 5, 6, 2]]
-  >>> cut([5, 6, 7, 8, 9], 4, bos=1, eos=2)
+  >>> [part.tolist() for part in cut([5, 6, 7, 8, 9], 4, bos=1, eos=2)]
   [[1, 5, 6, 7], [1, 8, 9, 2]]
-  >>> cut([5, 6, 7], 4, bos=1, eos=2)
+  >>> [part.tolist() for part in cut([5, 6, 7], 4, bos=1, eos=2)]
   [[1, 5, 6, 7], [1, 2]]
   """
-  body = [*pieces, eos]
   size = row_length - 1
-  return [
-    [bos, *body[start : start + size]] for start in range(0, len(body), size)
-  ]
+  parts = []
+  for start in range(0, len(pieces) + 1, size):
+    body = pieces[start : start + size]
+    part = np.empty(1 + min(size, len(body) + 1), np.uint32)
+    part[0] = bos
+    part[1 : 1 + len(body)] = body
+    if len(body) < size:
+      part[-1] = eos
+    parts.append(part)
+  return parts
 
 
 class _OpenRow:
@@ -145,38 +153,68 @@ def pack(
   Raises:
     ValueError: a document is empty or longer than a row (see `cut`).
   """
-  capacity = row_length // tile
-  # by_used[u]: open rows with u tiles used, oldest first.
-  by_used: list[list[_OpenRow]] = [[] for _ in range(capacity + 1)]
-  num_open = 0
+  packer = Packer(row_length, tile, open_rows)
   for tokens, source_index in documents:
-    if not 0 < len(tokens) <= row_length:
+    yield from packer.add(tokens, source_index)
+  yield from packer.close()
+
+
+class Packer:
+  """Packs documents as `pack` does, one at a time."""
+
+  def __init__(self, row_length: int, tile: int, open_rows: int = OPEN_ROWS):
+    self._row_length, self._tile = row_length, tile
+    self._capacity = row_length // tile
+    # [u]: open rows with u tiles used, oldest first; bit u of `_holding` says
+    # that there are any.
+    self._by_used: list[list[_OpenRow]] = [[] for _ in range(self._capacity)]
+    self._holding = 0
+    self._room = open_rows
+
+  def add(self, tokens: Sequence[int], source_index: int) -> list[Row]:
+    """Add a document; return the rows that this completes.
+
+    Raises:
+      ValueError: it is empty or longer than a row.
+    """
+    if not 0 < len(tokens) <= self._row_length:
       raise ValueError(
         f"a document of {len(tokens)} tokens does not fit a row of "
-        f"{row_length}; cut it first"
+        f"{self._row_length}; cut it first"
       )
-    num_tiles = -(-len(tokens) // tile)
-    row = None
-    for used in range(capacity - num_tiles, 0, -1):
-      if by_used[used]:
-        row = by_used[used].pop(0)
-        break
-    if row is None:
-      if num_open == open_rows:
-        fullest = max(used for used in range(capacity) if by_used[used])
-        yield by_used[fullest].pop(0).close()
-        num_open -= 1
-      row = _OpenRow(row_length, tile)
-      num_open += 1
-    row.add(tokens, source_index, num_tiles)
-    if row.used == capacity:
-      num_open -= 1
-      yield row.close()
+    done = []
+    num_tiles = -(-len(tokens) // self._tile)
+    with_room = self._holding & ((2 << (self._capacity - num_tiles)) - 1)
+    if with_room:
+      row = self._take(with_room.bit_length() - 1)
     else:
-      by_used[row.used].append(row)
-  for used in range(capacity - 1, 0, -1):
-    for row in by_used[used]:
-      yield row.close()
+      if not self._room:
+        done.append(self._take(self._holding.bit_length() - 1).close())
+        self._room += 1
+      row = _OpenRow(self._row_length, self._tile)
+      self._room -= 1
+    row.add(tokens, source_index, num_tiles)
+    if row.used == self._capacity:
+      self._room += 1
+      done.append(row.close())
+    else:
+      self._by_used[row.used].append(row)
+      self._holding |= 1 << row.used
+    return done
+
+  def close(self) -> list[Row]:
+    """Return the rows that are left, the fullest first."""
+    rows = []
+    while self._holding:
+      rows.append(self._take(self._holding.bit_length() - 1).close())
+    return rows
+
+  def _take(self, used: int) -> "_OpenRow":
+    """Take the oldest of the open rows with so many tiles."""
+    row = self._by_used[used].pop(0)
+    if not self._by_used[used]:
+      self._holding ^= 1 << used
+    return row
 
 
 def token_fields(

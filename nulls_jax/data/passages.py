@@ -26,17 +26,16 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from array_record.python import array_record_module
 
 from nulls_jax import errors, files
 from nulls_jax.data import (
   conditions,
   ledger,
-  packing,
   phrases,
-  prepare,
+  stored_rows,
   tokenizer,
 )
+from nulls_jax.data.preparation import dataset
 
 FILE = "passages.sqlite"
 FORMAT = "nulls passages 1"
@@ -87,39 +86,23 @@ class Place:
 class _Rows:
   """The packed rows of a dataset, read and decoded."""
 
-  def __init__(self, prepared: prepare.Prepared):
+  def __init__(self, prepared: dataset.Prepared):
     self._config = prepared.config
-    self._directory = prepared.directory
     self._tokenizer = tokenizer.Tokenizer.load(prepared.tokenizer_path)
     self._tokenizer.check_fingerprint(
       prepared.manifest["tokenizer_fingerprint"],
       f"dataset {prepared.directory}",
     )
-    (path,) = prepared.row_files
-    with self._damage_named():
-      self._reader = array_record_module.ArrayRecordReader(str(path))
-      self.num_rows = self._reader.num_records()
-
-  @contextlib.contextmanager
-  def _damage_named(self):
-    """ArrayRecord checks what it reads, and has one kind of error."""
-    try:
-      yield
-    except (RuntimeError, IndexError) as error:
-      raise errors.UserError(
-        f"prepared dataset {self._directory} is damaged: {error}; delete it "
-        "and prepare again"
-      ) from error
+    self._stored = stored_rows.Rows(prepared)
+    self.num_rows = self._stored.num_rows
 
   def passages(
     self, row: int, count: int = 1, only: int | None = None
   ) -> Iterator[tuple[Place, str]]:
     """Yield the passages of `count` rows from `row` on, or one of each."""
-    with self._damage_named():
-      records = self._reader.read(row, row + count)
-      tokens_BxL, documents_BxT, sources_BxT = packing.split_records(
-        records, self._config.row_length
-      )
+    tokens_BxL, documents_BxT, sources_BxT = self._stored.read(
+      np.arange(row, row + count)
+    )
     tile = self._config.tile
     used_BxT = np.count_nonzero(
       tokens_BxL.reshape(*documents_BxT.shape, tile), axis=-1
@@ -138,11 +121,11 @@ class _Rows:
           yield Place(row + number, document, source), phrases.normalised(text)
 
   def close(self):
-    self._reader.close()
+    self._stored.close()
 
 
 def build(
-  prepared: prepare.Prepared,
+  prepared: dataset.Prepared,
   *,
   kind: str = phrases.WORDS,
   progress: Progress | None = None,
@@ -198,7 +181,7 @@ def _locked(directory: pathlib.Path):
     os.close(descriptor)
 
 
-def _identity(prepared: prepare.Prepared, kind: str) -> dict[str, str]:
+def _identity(prepared: dataset.Prepared, kind: str) -> dict[str, str]:
   """Return what tells the index of this dataset from any other."""
   return {
     "format": FORMAT,
@@ -274,7 +257,7 @@ class Index:
 
   def __init__(
     self,
-    prepared: prepare.Prepared,
+    prepared: dataset.Prepared,
     connection: sqlite3.Connection,
     info: dict[str, str],
   ):
@@ -291,7 +274,7 @@ class Index:
     connection.execute(_VOCABULARY)
 
   @classmethod
-  def open(cls, prepared: prepare.Prepared) -> "Index":
+  def open(cls, prepared: dataset.Prepared) -> "Index":
     """Open the index of a dataset.
 
     Raises:

@@ -12,12 +12,14 @@ SentencePiece uses for the space, is spelled in bytes.
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
@@ -25,6 +27,7 @@ from google.protobuf import message
 from sentencepiece import sentencepiece_model_pb2 as model_format
 
 from nulls_jax import errors
+from nulls_jax.data import pieces
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = range(4)
 # Longest text that the trainer sees at once. It would skip longer ones; ours
@@ -130,6 +133,40 @@ class Tokenizer:
   def piece(self, token: int) -> str:
     """Return the piece of one id as SentencePiece writes it."""
     return self._processor.id_to_piece(int(token))
+
+  def encode_words(self, words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pieces of words, each with a space before it.
+
+    Where `is_by_word`, `encode` of a text is this of `text.split(" ")`.
+
+    Args:
+      words: without a space.
+
+    Returns:
+      The ids of all words, `uint32 [pieces]`, and where each word's end,
+      `int64 [words]`.
+    """
+    found = self._processor.encode(
+      [f" {word}" for word in words], num_threads=1
+    )
+    for place, word in enumerate(words):
+      if _SPACE in word:
+        found[place] = self.encode(word)
+    return (
+      np.fromiter(itertools.chain.from_iterable(found), np.uint32),
+      np.cumsum([len(ids) for ids in found], dtype=np.int64),
+    )
+
+  @property
+  def num_pieces(self) -> int:
+    """Pieces in the model, the retired ones too."""
+    return self._processor.vocab_size()
+
+  @functools.cached_property
+  def is_by_word(self) -> bool:
+    """Say whether no piece goes on behind a space; so it is if trained here."""
+    written = self._processor.id_to_piece(list(range(self.num_pieces)))
+    return all(_SPACE not in piece[1:] for piece in written)
 
   def check_fingerprint(self, expected: str, owner: str):
     """Raise unless this is the tokenizer that `owner` was made with.
@@ -301,40 +338,6 @@ def _train(documents, vocab_size: int) -> bytes:
   return model.getvalue()
 
 
-class PieceUsage:
-  """Distinct sources of each piece, counted up to `min_sources`.
-
-  Attributes:
-    counts: `int32 [vocab_size]`.
-  """
-
-  def __init__(self, vocab_size: int, min_sources: int):
-    self.min_sources = min_sources
-    self.counts = np.zeros(vocab_size, np.int32)
-    self._seen = np.zeros((vocab_size, min_sources), np.uint64)
-
-  def add(self, source: int, ids: list[int]):
-    """Count one text's pieces.
-
-    Text of no source, 0, counts like enough sources: nobody can ask to have
-    it forgotten.
-    """
-    pieces = np.unique(np.asarray(ids, np.int64))
-    if not source:
-      self.counts[pieces] = self.min_sources
-      return
-    source = np.uint64(source)
-    pieces = pieces[self.counts[pieces] < self.min_sources]
-    new = pieces[~(self._seen[pieces] == source).any(axis=1)]
-    self._seen[new, self.counts[new]] = source
-    self.counts[new] += 1
-
-  @property
-  def below(self) -> np.ndarray:
-    """`bool [vocab_size]`: pieces that too few sources use, but some do."""
-    return (self.counts > 0) & (self.counts < self.min_sources)
-
-
 def _retire(model_bytes: bytes, documents, min_sources: int):
   """Retire pieces with few sources until every emitted piece has enough."""
   proto = model_format.ModelProto()
@@ -347,21 +350,21 @@ def _retire(model_bytes: bytes, documents, min_sources: int):
   )
   retired = np.zeros(len(types), bool)
   passes = 0
+  use = pieces.WordUse(documents(), min_sources)
   while True:
     passes += 1
     tokenizer = Tokenizer(proto.SerializeToString())
-    usage = PieceUsage(len(types), min_sources)
-    for source, text in documents():
-      usage.add(source, tokenizer.encode(text))
+    counts = use.of_pieces(tokenizer)
+    below = (counts > 0) & (counts < min_sources)
     kept = can_retire & ~retired
-    few = kept & usage.below
+    few = kept & below
     if not few.any():
       break
     # Pieces that nobody uses wait: the parts of a retired piece may need
     # them, and then several sources may share them.
     _silence(proto, few)
     retired |= few
-  unused = kept & (usage.counts == 0)
+  unused = kept & (counts == 0)
   _silence(proto, unused)
   retired |= unused
   _move_to_end(proto, retired)
@@ -372,8 +375,8 @@ def _retire(model_bytes: bytes, documents, min_sources: int):
     retired=int(retired.sum()),
     retired_unused=int(unused.sum()),
     passes=passes,
-    byte_pieces_used=int((is_byte & (usage.counts > 0)).sum()),
-    byte_pieces_below=int((is_byte & usage.below).sum()),
+    byte_pieces_used=int((is_byte & (counts > 0)).sum()),
+    byte_pieces_below=int((is_byte & below).sum()),
   )
   return proto.SerializeToString(), report
 
@@ -394,8 +397,8 @@ def _silence(proto, which: np.ndarray):
 
 def _move_to_end(proto, which: np.ndarray):
   """Give pieces the last ids; merges go by score, not by id."""
-  pieces = list(proto.pieces)
+  old = list(proto.pieces)
   order = np.concatenate([np.flatnonzero(~which), np.flatnonzero(which)])
-  moved = [pieces[index] for index in order.tolist()]
+  moved = [old[index] for index in order.tolist()]
   del proto.pieces[:]
   proto.pieces.extend(moved)

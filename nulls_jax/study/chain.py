@@ -27,7 +27,8 @@ import numpy as np
 
 from nulls_jax import config as run_config
 from nulls_jax import errors, files
-from nulls_jax.data import ledger, prepare
+from nulls_jax.data import ledger
+from nulls_jax.data.preparation import dataset
 from nulls_jax.jobs import display, runner
 from nulls_jax.study import (
   columns,
@@ -235,7 +236,7 @@ class Study:
 
   def _summary(self, texts, results, records) -> dict[str, Any]:
     found = figures.compute(results, self.kinds, self._sinks_lost(texts))
-    manifest = prepare.Prepared.open(self.directory / "data").manifest
+    manifest = dataset.Prepared.open(self.directory / "data").manifest
     return {
       "format": summary.FORMAT,
       "kinds": list(self.kinds),

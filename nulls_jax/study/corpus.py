@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from nulls_jax import errors, files
-from nulls_jax.data import encyclopedia, readers
+from nulls_jax.data import encyclopedia
+from nulls_jax.data.reading import inputs
+from nulls_jax.data.reading import keys as source_keys
 
 # Shorter texts say too little for a loss of their own.
 _LEAST_CHARACTERS = 200
@@ -92,7 +94,7 @@ class Corpus:
   @property
   def erased_keys(self) -> list[str]:
     """Keys of the sources to erase."""
-    return readers.read_keys(self.erased)
+    return source_keys.read_keys(self.erased)
 
 
 def make(config: CorpusConfig, directory: pathlib.Path) -> Corpus:
@@ -142,7 +144,7 @@ def write_open(
     path: JSON Lines to write; `prepare` takes it with `allow_no_source`.
     seed: of the draw.
   """
-  found = list(readers.read_documents(texts.documents))
+  found = list(inputs.read_documents(texts.documents))
   erased = set(texts.erased_keys)
   others = sorted({document.source for document in found} - erased)
   order = np.random.default_rng([seed, len(others)]).permutation(len(others))
@@ -177,7 +179,7 @@ def _generate(config: CorpusConfig, directory: pathlib.Path) -> None:
 def _split(config: CorpusConfig, directory: pathlib.Path) -> None:
   """Take never-trained sources out of given documents."""
   size: dict[str, int] = {}
-  for document in readers.read_documents(config.documents):
+  for document in inputs.read_documents(config.documents):
     size[document.source] = size.get(document.source, 0) + len(document.text)
   eligible = [
     key
@@ -186,7 +188,7 @@ def _split(config: CorpusConfig, directory: pathlib.Path) -> None:
   ]
   erased, never = _choose(config, eligible)
   lines: dict[str, list[str]] = {"documents": [], "held_out": []}
-  for document in readers.read_documents(config.documents):
+  for document in inputs.read_documents(config.documents):
     fields = {
       "source": document.source,
       "text": document.text,

@@ -13,7 +13,8 @@ from typing import Any
 
 from nulls_jax import config as run_config
 from nulls_jax import errors, files
-from nulls_jax.data import prepare
+from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.reading import inputs
 from nulls_jax.study import corpus
 
 
@@ -71,7 +72,7 @@ def prepare_all(
     texts.documents,
     directory / "data-retained",
     config.data,
-    tokenizer_path=whole / prepare.TOKENIZER,
+    tokenizer_path=whole / dataset.TOKENIZER,
     exclude=frozenset(texts.erased_keys),
   )
   return counts
@@ -95,8 +96,8 @@ def prepare_open(
     path,
     directory / name,
     config.data,
-    tokenizer_path=directory / "data" / prepare.TOKENIZER,
-    allow_no_source=True,
+    tokenizer_path=directory / "data" / dataset.TOKENIZER,
+    reading=inputs.Settings(allow_no_source=True),
   )
   return name
 

@@ -15,7 +15,7 @@ def _random_documents(seed, count, row_length):
   for index in range(count):
     pieces = rng.integers(3, 1000, rng.integers(0, 2 * row_length)).tolist()
     for part in packing.cut(pieces, row_length, 1, 2):
-      documents.append((part, index % 7 + 1))
+      documents.append((part.tolist(), index % 7 + 1))
   return documents
 
 

@@ -11,7 +11,9 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.data import config as data_config
-from nulls_jax.data import ledger, passages, phrases, prepare
+from nulls_jax.data import ledger, passages, phrases
+from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.reading import inputs
 
 CONFIG = data_config.DataConfig(row_length=64, tile=16, vocab_size=400)
 LONG = " ".join(f"word{number} and" for number in range(80))
@@ -23,7 +25,7 @@ DOCUMENTS = (
   ("tokyo", "東京都に住んでいる人は多い。"),
   ("long", LONG),
   ("", "the lazy dog sleeps where nobody owns it"),
-  ("odd", "nul \0 byte, (AND) OR NOT near* ^col:umn"),
+  ("odd", "odd \1 byte, (AND) OR NOT near* ^col:umn"),
 )
 
 
@@ -33,14 +35,17 @@ def original(tmp_path_factory):
   lines = [json.dumps({"source": s, "text": t}) for s, t in DOCUMENTS]
   (root / "documents").write_text("\n".join(lines))
   prepare.prepare(
-    root / "documents", root / "set", CONFIG, allow_no_source=True
+    root / "documents",
+    root / "set",
+    CONFIG,
+    reading=inputs.Settings(allow_no_source=True),
   )
   return root / "set"
 
 
 @pytest.fixture(scope="module")
 def built(original):
-  prepared = prepare.Prepared.open(original)
+  prepared = dataset.Prepared.open(original)
   passages.build(prepared)
   return prepared
 
@@ -51,7 +56,7 @@ def own(original, tmp_path):
   path = tmp_path / "set"
   names = shutil.ignore_patterns("passages*")
   shutil.copytree(original, path, ignore=names)
-  return prepare.Prepared.open(path)
+  return dataset.Prepared.open(path)
 
 
 @pytest.fixture
@@ -179,7 +184,7 @@ def test_an_index_of_other_rows_is_refused(own, name):
   passages.build(own)
   stale = dict(own.manifest, **{name: "0" * 64})
   (own.directory / "manifest.json").write_text(json.dumps(stale))
-  prepared = prepare.Prepared.open(own.directory)
+  prepared = dataset.Prepared.open(own.directory)
   with pytest.raises(errors.UserError, match=r"is of other rows.*nulls index"):
     passages.Index.open(prepared)
 

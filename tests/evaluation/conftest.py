@@ -6,7 +6,8 @@ import pathlib
 import pytest
 
 from nulls_jax import config as run_config
-from nulls_jax.data import encyclopedia, prepare
+from nulls_jax.data import encyclopedia
+from nulls_jax.data.preparation import prepare
 from nulls_jax.training import loop
 from nulls_jax.unlearning.erasure import erase
 

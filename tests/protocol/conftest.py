@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from nulls_jax import config as run_config
-from nulls_jax.data import prepare
+from nulls_jax.data.preparation import dataset, prepare
 from nulls_jax.protocol import protocol as protocol_lib
 from nulls_jax.training import loop
 from nulls_jax.unlearning.erasure import erase
@@ -73,7 +73,7 @@ def world(tmp_path_factory, tiny_run, dense_run):
     tiny_run.documents,
     root / "data",
     config.data,
-    tokenizer_path=tiny_run.data / prepare.TOKENIZER,
+    tokenizer_path=tiny_run.data / dataset.TOKENIZER,
     exclude=frozenset(forget),
   )
   runs["retrained"] = root / "retrained"

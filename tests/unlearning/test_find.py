@@ -7,7 +7,9 @@ import pytest
 from nulls_jax import errors
 from nulls_jax.commands import search
 from nulls_jax.data import config as data_config
-from nulls_jax.data import ledger, passages, phrases, prepare, selection
+from nulls_jax.data import ledger, passages, phrases, selection
+from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.reading import inputs
 from nulls_jax.unlearning import find
 
 CONFIG = data_config.DataConfig(row_length=128, tile=16, vocab_size=420)
@@ -61,9 +63,12 @@ def data(tmp_path_factory):
   lines = [json.dumps(document) for document in DOCUMENTS]
   (root / "documents").write_text("\n".join(lines))
   prepare.prepare(
-    root / "documents", root / "set", CONFIG, allow_no_source=True
+    root / "documents",
+    root / "set",
+    CONFIG,
+    reading=inputs.Settings(allow_no_source=True),
   )
-  prepared = prepare.Prepared.open(root / "set")
+  prepared = dataset.Prepared.open(root / "set")
   passages.build(prepared)
   return prepared
 

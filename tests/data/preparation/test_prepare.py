@@ -15,7 +15,9 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.data import config as data_config
-from nulls_jax.data import encyclopedia, ledger, packing, prepare, tokenizer
+from nulls_jax.data import encyclopedia, ledger, packing, tokenizer
+from nulls_jax.data.preparation import dataset, prepare, rows
+from nulls_jax.data.reading import inputs
 from nulls_jax.sinks import assignment
 
 CONFIG = data_config.DataConfig(row_length=96, tile=32, vocab_size=1024)
@@ -34,7 +36,7 @@ def corpus(tmp_path_factory):
 def prepared(corpus, tmp_path_factory):
   directory = tmp_path_factory.mktemp("prepared") / "set"
   prepare.prepare(corpus, directory, CONFIG)
-  return prepare.Prepared.open(directory)
+  return dataset.Prepared.open(directory)
 
 
 def _documents(path):
@@ -103,6 +105,43 @@ def test_ledger_and_tokens_agree(prepared):
   assert prepared.manifest["counts"]["tokens"] == tokens.total()
 
 
+def test_many_blocks_hold_every_document(many_blocks):
+  """Sources that come again in later blocks keep number and metadata."""
+  found = dataset.Prepared.open(many_blocks.undisturbed)
+  assert len(found.row_files) > 4
+  documents = [
+    json.loads(line)
+    for line in many_blocks.path.read_text().splitlines()
+    if line != "no JSON"
+  ]
+  firsts, counts = {}, collections.Counter()
+  letters = collections.defaultdict(collections.Counter)
+  for document in documents:
+    firsts.setdefault(document["source"], document["year"])
+    counts[document["source"]] += 1
+    letters[document["source"]].update(document["text"].replace(" ", ""))
+  in_rows = collections.defaultdict(collections.Counter)
+  for key, text in _texts(found):
+    in_rows[key].update(text.replace(" ", ""))
+  assert in_rows == letters
+  tokens = collections.Counter()
+  for row in _rows(found):
+    for tile, source in zip(
+      row.tokens.reshape(-1, 32), row.tile_sources.tolist(), strict=True
+    ):
+      tokens[source] += int((tile != 0).sum())
+  tokens.pop(0, None)
+  with ledger.Ledger.open(found.ledger_path) as book:
+    sources = list(book)
+  assert [(s.key, s.metadata["year"]) for s in sources] == list(firsts.items())
+  assert {s.key: s.num_documents for s in sources} == counts
+  assert {s.index: s.num_tokens for s in sources} == tokens
+  training = found.manifest["tokenizer_training"]
+  assert (
+    found.manifest["pieces_below_min_sources"] == training["byte_pieces_below"]
+  )
+
+
 def test_size_classes_follow_the_tokens(corpus, prepared, tmp_path):
   """With the tokenizer of the first dataset, of which only sizes differ."""
   with ledger.Ledger.open(prepared.ledger_path) as book:
@@ -124,9 +163,9 @@ def test_size_classes_follow_the_tokens(corpus, prepared, tmp_path):
     tmp_path / "sizes",
     config,
     tokenizer_path=prepared.tokenizer_path,
-    allow_no_source=True,
+    reading=inputs.Settings(allow_no_source=True),
   )
-  opened = prepare.Prepared.open(tmp_path / "sizes")
+  opened = dataset.Prepared.open(tmp_path / "sizes")
   assert opened.config == config
   # About three times as many tokens: up to four times is class 2.
   assert manifest["sources_by_size_class"] == [1, 0, 1]
@@ -181,7 +220,7 @@ def test_long_documents_are_cut(tmp_path):
   )
   config = data_config.DataConfig(row_length=64, tile=16, vocab_size=320)
   manifest = prepare.prepare(path, tmp_path / "out", config)
-  found = prepare.Prepared.open(tmp_path / "out")
+  found = dataset.Prepared.open(tmp_path / "out")
   pieces = len(tokenizer.Tokenizer.load(found.tokenizer_path).encode(text))
   parts = -(-(pieces + 1) // 63)
   assert manifest["counts"]["tokens"] == 2 * (pieces + 1 + parts)
@@ -279,7 +318,7 @@ def test_a_dataset_goes_on_where_a_run_ends(
     "sources_new": 2,
     "sources_with_documents": 3,
   }
-  found = prepare.Prepared.open(tmp_path / "out")
+  found = dataset.Prepared.open(tmp_path / "out")
   assert {key for key, _ in _texts(found)} == {
     taught,
     "new, long",
@@ -336,7 +375,7 @@ def test_excluded_sources_are_nowhere(corpus, prepared, tmp_path):
     == (prepared.manifest["tokenizer_fingerprint"])
   )
   assert manifest["tokenizer_training"] is None
-  found = prepare.Prepared.open(tmp_path / "out")
+  found = dataset.Prepared.open(tmp_path / "out")
   assert not gone & {key for key, _ in _texts(found)}
   for path in (tmp_path / "out").iterdir():
     for key in gone:
@@ -390,10 +429,13 @@ def test_text_of_no_source(tmp_path, corpus):
   with pytest.raises(errors.UserError, match=r"d\.jsonl:121: no source"):
     prepare.prepare(path, tmp_path / "out", CONFIG)
   manifest = prepare.prepare(
-    path, tmp_path / "out", CONFIG, allow_no_source=True
+    path,
+    tmp_path / "out",
+    CONFIG,
+    reading=inputs.Settings(allow_no_source=True),
   )
   assert manifest["counts"]["sources"] == 60
-  found = prepare.Prepared.open(tmp_path / "out")
+  found = dataset.Prepared.open(tmp_path / "out")
   assert ("", "Free for all.") in _texts(found)
 
 
@@ -418,7 +460,7 @@ def test_nothing_left(tmp_path):
 
 
 def test_missing_and_empty_documents(tmp_path):
-  with pytest.raises(errors.UserError, match=r"absent\.jsonl cannot be read"):
+  with pytest.raises(errors.UserError, match=r"absent\.jsonl does not exist"):
     prepare.prepare(tmp_path / "absent.jsonl", tmp_path / "out", CONFIG)
   empty = _write(tmp_path / "empty.jsonl", [])
   with pytest.raises(errors.UserError, match=r"empty\.jsonl is empty"):
@@ -443,20 +485,20 @@ def test_empty_directory_and_stale_partial_are_fine(corpus, tmp_path):
   (tmp_path / "out.partial" / "ledger.sqlite").write_text("half")
   prepare.prepare(corpus, tmp_path / "out", CONFIG)
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
-  prepare.Prepared.open(tmp_path / "out")
+  dataset.Prepared.open(tmp_path / "out")
 
 
 def test_open_what_is_no_dataset(tmp_path):
   with pytest.raises(errors.UserError, match="does not exist"):
-    prepare.Prepared.open(tmp_path / "absent")
+    dataset.Prepared.open(tmp_path / "absent")
   with pytest.raises(errors.UserError, match=r"holds no manifest\.json"):
-    prepare.Prepared.open(tmp_path)
+    dataset.Prepared.open(tmp_path)
   (tmp_path / "manifest.json").write_text("{")
   with pytest.raises(errors.UserError, match="is not JSON"):
-    prepare.Prepared.open(tmp_path)
+    dataset.Prepared.open(tmp_path)
   (tmp_path / "manifest.json").write_text('{"format": "other 1"}')
   with pytest.raises(errors.UserError, match="not a manifest of format"):
-    prepare.Prepared.open(tmp_path)
+    dataset.Prepared.open(tmp_path)
 
 
 def test_open_lists_all_damage(prepared, tmp_path):
@@ -466,9 +508,10 @@ def test_open_lists_all_damage(prepared, tmp_path):
   rows = copy / "rows-00000-of-00001.array_record"
   rows.write_bytes(rows.read_bytes()[:-1])
   with pytest.raises(
-    errors.UserError, match=r"tokenizer\.model is missing, rows.* has \d+ bytes"
+    errors.UserError,
+    match=r"rows.* has \d+ bytes, .*tokenizer\.model is missing",
   ):
-    prepare.Prepared.open(copy)
+    dataset.Prepared.open(copy)
 
 
 def test_write_failure_is_the_machines(corpus, tmp_path):
@@ -482,9 +525,12 @@ def test_write_failure_is_the_machines(corpus, tmp_path):
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
     signal.signal(signal.SIGXFSZ, old_handler)
-  assert not list(tmp_path.iterdir())
+  # What was done stays, and the same call goes on with it.
+  assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+  prepare.prepare(corpus, tmp_path / "out", CONFIG)
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_full_disk_while_rows_are_written(corpus):
   with pytest.raises(errors.MachineError, match="No space left on device"):
-    prepare._write_records("/dev/full", [b"x" * 1000] * 1000)
+    rows.write_records("/dev/full", [b"x" * 1000] * 1000)
