@@ -1,9 +1,11 @@
 """The `nulls` command: one subcommand an action, each a thin shell.
 
 Owns the list of commands and exit statuses: 0 done, 1 the machine failed, 2
-the input is wrong, 3 `verify` or `evaluate --require` says no, 130
-interrupted. `commands/` has their flags. Heavy imports happen inside the
-commands, so that `--help` answers at once and redaction never loads JAX.
+the input is wrong, 3 `verify` or `evaluate --require` says no, 75 what is
+saved is whole and the same command goes on (told to end, or another host was
+lost), 130 interrupted. `commands/` has their flags. Heavy imports happen
+inside the commands, so that `--help` answers at once and redaction never
+loads JAX.
 """
 
 import contextlib
@@ -20,13 +22,16 @@ import tyro
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
+from nulls_jax.cluster import member
 from nulls_jax.commands import arguments as common
 from nulls_jax.commands import (
   bench,
   corpus,
   demo,
+  doctor,
   evaluation,
   forecast,
+  mix,
   model,
   planning,
   redaction,
@@ -41,6 +46,11 @@ COMMANDS = {
   "demo": demo.Demo,
   "encyclopedia": corpus.Encyclopedia,
   "prepare": corpus.Prepare,
+  "prepare tokenizer": corpus.PrepareTokenizer,
+  "prepare merge": corpus.PrepareMerge,
+  "prepare check": corpus.PrepareCheck,
+  "mix": mix.Mix,
+  "doctor": doctor.Doctor,
   "train": model.Train,
   "score": model.Score,
   "evaluate": evaluation.Evaluate,
@@ -63,8 +73,12 @@ COMMANDS = {
   "compile": planning.Compile,
   "bench": bench.Bench,
   "bench sweep": bench.BenchSweep,
+  "bench input": bench.BenchInput,
+  "bench prepare": bench.BenchPrepare,
   "bench search": bench.BenchSearch,
   "bench forecast": bench.BenchForecast,
+  "bench scale": bench.BenchScale,
+  "bench dictionary": bench.BenchDictionary,
   "bench redact": bench.BenchRedact,
 }
 
@@ -125,11 +139,17 @@ def _parse(name: str, arguments: Sequence[str]):
     if field.default is dataclasses.MISSING
   }
   default = None
-  if command in (model.Train, planning.Compile, corpus.Prepare):
+  if command in (
+    corpus.Prepare,
+    corpus.PrepareTokenizer,
+    doctor.Doctor,
+    model.Train,
+    planning.Compile,
+  ):
     loaded = _settings(arguments)
     section = (
       {"data": loaded.data}
-      if command is corpus.Prepare
+      if command in (corpus.Prepare, corpus.PrepareTokenizer)
       else {"settings": loaded}
     )
     default = command(**{**required, **section})
@@ -186,17 +206,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
   try:
     status = _run(list(sys.argv[1:] if arguments is None else arguments))
     sys.stdout.flush()
-    return status
+    return member.end(status)
   except errors.UserError as error:
     status = _fail(error, 2)
   except errors.MachineError as error:
     status = _fail(error, 1)
+  except errors.StartAgain as error:
+    status = _fail(error, errors.START_AGAIN)
   except KeyboardInterrupt:
-    return _fail("interrupted; run the same command to go on", 130)
+    status = _fail("interrupted; run the same command to go on", 130)
+    return member.end(status)
   except BrokenPipeError:
     # Nobody reads on (`nulls ... | head`); Python would complain at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+  member.end(status)
   if arguments is None:
     # All is said; Orbax's unfinished reads say more when Python ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
@@ -216,7 +240,10 @@ def _run(arguments: Sequence[str]) -> int:
     print(f"nulls_jax {__version__}")
   elif name in COMMANDS:
     _quiet_libraries()
-    _parse(name, rest).run()
+    command = _parse(name, rest)
+    if isinstance(command, model.Train):
+      return command.run_here_or_watch(arguments)
+    command.run()
   else:
     raise errors.UserError(
       f"no command {name!r}; there are {', '.join(COMMANDS)}"

@@ -1,8 +1,12 @@
-"""The two failures that a command reports in one line, without a traceback.
+"""What a command reports in one line, without a traceback.
 
 Everything else that is raised is a defect of this package and keeps its
 traceback.
 """
+
+# Exit status of a run that can go on: what is saved is whole, and the same
+# command takes it up. Launchers start it again on this status only.
+START_AGAIN = 75
 
 
 class UserError(ValueError):
@@ -14,6 +18,16 @@ class UserError(ValueError):
 
 class MachineError(RuntimeError):
   """A failure of the machine (full disk, lost file): exit status 1."""
+
+
+class StartAgain(RuntimeError):
+  """A run that was told to end, or lost a process: exit status 75."""
+
+
+def agreed(error: Exception) -> Exception:
+  """Mark what all processes of a run raise alike, at the same step."""
+  error.is_agreed = True
+  return error
 
 
 def listing(items, limit: int = 20) -> str:

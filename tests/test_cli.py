@@ -16,7 +16,8 @@ import types
 import pytest
 
 from nulls_jax import cli
-from nulls_jax.data import prepare, tokenizer
+from nulls_jax.data import tokenizer
+from nulls_jax.data.preparation import dataset
 
 GOOD = '{"source": "a", "text": "some text here"}\n'
 
@@ -96,7 +97,7 @@ def test_wrong_flags(arguments, expected, nulls):
 @pytest.mark.parametrize(
   ("content", "expected"),
   [
-    (None, r"in\.jsonl cannot be read \(No such file.*\); give an existing"),
+    (None, r"in\.jsonl does not exist; give an existing file"),
     ("", r"in\.jsonl is empty; expected one JSON object a line with"),
     (GOOD + "some text\n", r"in\.jsonl:2: not JSON; .* character 1; expected"),
     (GOOD + GOOD[:20], r"in\.jsonl:2: not JSON; Unterminated string"),
@@ -196,7 +197,7 @@ def test_prepare_counts_what_it_refuses(nulls, tmp_path):
   )
   assert (status, err) == (0, "")
   assert "2 documents of 2 sources" in out and "1 refused, 0 excluded" in out
-  manifest = prepare.Prepared.open(tmp_path / "out").manifest
+  manifest = dataset.Prepared.open(tmp_path / "out").manifest
   assert manifest["counts"]["refusals"] == {"not JSON": 1}
   # With a tokenizer that was not trained here, too.
   model = tmp_path / "out" / "tokenizer.model"

@@ -1,13 +1,16 @@
 """Commands that train, measure and use a model."""
 
 import dataclasses
+import os
 import pathlib
+from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
+from nulls_jax.cluster import places
 from nulls_jax.commands import arguments
 
 
@@ -17,24 +20,54 @@ class Train:
 
   Attributes:
     data: a prepared dataset.
-    run_dir: where the run is or will be.
+    run_dir: where the run is or will be: a folder, or a place such as
+      gs://BUCKET/RUN.
     grow_from: start a new run from this one (its newest step) or from one of
       its steps; its settings are the defaults of the flags below.
     config: file whose settings are the defaults of the flags below.
+    cluster: which process this is, where several train one run.
     settings: the whole configuration.
   """
 
   data: Annotated[pathlib.Path, tyro.conf.arg(name="data")]
-  run_dir: Annotated[pathlib.Path, tyro.conf.arg(name="run")]
+  # No `Path`, which would make one slash of two.
+  run_dir: Annotated[str, tyro.conf.arg(name="run")]
   grow_from: pathlib.Path | None = None
   config: pathlib.Path | None = None
+  cluster: places.ClusterFlags = places.ClusterFlags()
   settings: Annotated[run_config.RunConfig, tyro.conf.arg(name="")]
 
+  def run_here_or_watch(self, words: Sequence[str]) -> int:
+    """Train; or watch over a process that does, if it is one of several.
+
+    Args:
+      words: the command line, for that process.
+    """
+    from nulls_jax.cluster import member, supervisor
+
+    if not member.is_supervised():
+      place = places.find(self.cluster, os.environ)
+      if place is not None:
+        return supervisor.run(place, words)
+    self.run()
+    return 0
+
   def run(self) -> None:
+    """Train, as the member of a run that this process is."""
+    from nulls_jax.cluster import member
+
+    with member.join() as me:
+      self._train(me)
+
+  def _train(self, me) -> None:
     from nulls_jax.training import loop
 
     origin = arguments.locate(self.grow_from) if self.grow_from else ()
-    done = loop.train(self.settings, self.data, self.run_dir, *origin)
+    done = loop.train(
+      self.settings, self.data, self.run_dir, *origin, member=me
+    )
+    if me.rank:
+      return
     if done["resumed_from"] == done["step"]:
       print(f"{self.run_dir}: already trained, step {done['step']}")
     else:

@@ -9,12 +9,11 @@ Invariant: a step is either whole or not there; a save that fails raises, and
 so does a load of other values than were saved.
 """
 
-import contextlib
 import dataclasses
-import errno
 import json
+import os
 import pathlib
-import re
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,8 @@ from orbax.checkpoint import v1 as ocp
 from nulls_jax import config as run_config
 from nulls_jax import errors
 from nulls_jax.sinks import assignment
-from nulls_jax.training import partitioning
+from nulls_jax.training import checkpoint_errors as failures
+from nulls_jax.training import partitioning, storage
 from nulls_jax.training.config import CheckpointConfig
 
 FORMAT = 1
@@ -33,10 +33,6 @@ _ITEM = "state"
 _METADATA = "_CHECKPOINT_METADATA"
 # Small chunks bound the memory of redaction, which rewrites whole chunks.
 _CHUNK_BYTES = 16 * 2**20
-_REMEDY = (
-  "put a copy of it back, use another step, or delete it to train on from the "
-  "one before"
-)
 
 
 def metadata(
@@ -101,7 +97,11 @@ class Checkpoints:
   """The checkpoints of one run directory; use as a context manager."""
 
   def __init__(
-    self, run_dir: pathlib.Path, config: CheckpointConfig, last_step: int
+    self,
+    run_dir: str | os.PathLike,
+    config: CheckpointConfig,
+    last_step: int,
+    tell: Callable[[int, str], None] | None = None,
   ):
     """Open `run_dir/checkpoints` for writing.
 
@@ -109,16 +109,22 @@ class Checkpoints:
       run_dir: the run directory.
       config: when to save and what to keep.
       last_step: the step that is saved in any case.
+      tell: told of a save that fails here alone, see `member.Member.fail`.
     """
-    self._folder = pathlib.Path(run_dir) / FOLDER
+    self._folder = storage.root(run_dir) / FOLDER
+    self._pending = None
+    self._listener = None
+    if tell is not None and jax.process_count() > 1:
+      self._listener = failures.Listener(self._folder, tell)
+      self._listener.start()
     saving = ocp.training.save_decision_policies
     keeping = ocp.training.preservation_policies
     kept = [keeping.LatestN(config.keep_last)]
     if config.keep_every:
       kept.append(keeping.EveryNSteps(config.keep_every))
-    with _machine_errors(self._folder):
+    with failures.saving(self._folder):
       self._checkpointer = ocp.training.Checkpointer(
-        self._folder.absolute(),
+        storage.absolute(self._folder),
         context=_context(),
         save_decision_policy=saving.AnySavePolicy(
           [
@@ -133,10 +139,18 @@ class Checkpoints:
   def __enter__(self):
     return self
 
-  def __exit__(self, kind, *_):
+  def __exit__(self, kind, error, _):
+    if (
+      kind is not None
+      and jax.process_count() > 1
+      and not getattr(error, "is_agreed", False)
+    ):
+      return  # The others are not going to finish what was begun.
     try:
-      with _machine_errors(self._folder):
+      with failures.saving(self._folder):
         self._checkpointer.close()
+      if self._listener is not None:
+        self._listener.stop()
     except errors.MachineError:
       # After a failure the pending save's own would hide the first one.
       if kind is None:
@@ -148,19 +162,35 @@ class Checkpoints:
     latest = self._checkpointer.latest
     return None if latest is None else latest.step
 
-  def save(self, step: int, state, custom_metadata: dict) -> bool:
+  def save(
+    self, step: int, state, custom_metadata: dict, force: bool = False
+  ) -> bool:
     """Save if the policy says so, in the background; True if it does.
 
-    Raises `MachineError` if this save or, more likely, the previous one failed.
+    Args:
+      step: completed updates.
+      state: the training state.
+      custom_metadata: see `metadata`.
+      force: save whatever the policy says.
+
+    Raises:
+      errors.MachineError: this save or, more likely, the previous one failed.
     """
     if step == 0:
       return False
     custom_metadata = {**custom_metadata, "checksums": checksums(state)}
-    with _machine_errors(self._folder):
+    with failures.saving(self._folder):
       response = self._checkpointer.save_checkpointables_async(
-        step, {_ITEM: state}, custom_metadata=custom_metadata
+        step, {_ITEM: state}, custom_metadata=custom_metadata, force=force
       )
+    self._pending = response or self._pending
     return response is not None
+
+  def wait(self) -> None:
+    """Return when the last save is whole; raises `MachineError` if it fails."""
+    if self._pending is not None:
+      with failures.saving(self._folder):
+        self._pending.result()
 
   def restore(self, step: int, abstract_state):
     """Load a step onto its abstract state's shardings; raises `UserError`."""
@@ -169,7 +199,7 @@ class Checkpoints:
 
 def steps(run_dir: pathlib.Path) -> list[int]:
   """List the whole steps of a run, ascending; raises `UserError`."""
-  folder = pathlib.Path(run_dir) / FOLDER
+  folder = storage.root(run_dir) / FOLDER
   if not folder.is_dir():
     raise errors.UserError(
       f"{run_dir}: holds no {FOLDER}/; give the directory of a run, as "
@@ -214,13 +244,13 @@ def load_part(run_dir: pathlib.Path, step: int, abstract_part):
   Raises:
     errors.UserError: the step is damaged or has not got all of them.
   """
-  folder = pathlib.Path(run_dir) / FOLDER / str(step)
+  folder = storage.root(run_dir) / FOLDER / str(step)
   return _load(folder, abstract_part, partial=True)
 
 
 def read_metadata(run_dir: pathlib.Path, step: int) -> dict:
   """Return the custom metadata of a step; raises `UserError`."""
-  return _read_metadata(pathlib.Path(run_dir) / FOLDER / str(step))
+  return _read_metadata(storage.root(run_dir) / FOLDER / str(step))
 
 
 def _read_metadata(folder: pathlib.Path) -> dict:
@@ -231,13 +261,15 @@ def _read_metadata(folder: pathlib.Path) -> dict:
     try:
       json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
-      raise errors.UserError(f"{path} is missing; {_REMEDY}") from error
+      raise errors.UserError(f"{path} is missing; {failures.REMEDY}") from error
     except ValueError as error:
       raise errors.UserError(
-        f"{path} is damaged ({_one_line(error)}); {_REMEDY}"
+        f"{path} is damaged ({failures.one_line(error)}); {failures.REMEDY}"
       ) from error
-  with _user_errors(folder):
-    found = ocp.checkpointables_metadata(folder.absolute()).custom_metadata
+  with failures.reading(folder):
+    found = ocp.checkpointables_metadata(
+      storage.absolute(folder)
+    ).custom_metadata
   if not found or found.get("format") != FORMAT:
     raise errors.UserError(
       f"{folder}: not a checkpoint of this package (format "
@@ -264,9 +296,10 @@ class _Wanted:
 def _load(folder: pathlib.Path, abstract_state, partial: bool):
   expected = _read_metadata(folder).get("checksums")
   _check_paths(folder, abstract_state)
-  with _user_errors(folder), _context(partial):
+  with failures.reading(folder), _context(partial):
     loaded = ocp.load_checkpointables(
-      folder.absolute(), {_ITEM: jax.tree.map(_Wanted.of, abstract_state)}
+      storage.absolute(folder),
+      {_ITEM: jax.tree.map(_Wanted.of, abstract_state)},
     )[_ITEM]
   if expected is not None:
     wrong = [
@@ -277,7 +310,7 @@ def _load(folder: pathlib.Path, abstract_state, partial: bool):
     if wrong:
       raise errors.UserError(
         f"{folder} is damaged: {errors.listing(wrong)}: other values than "
-        f"were saved; {_REMEDY}"
+        f"were saved; {failures.REMEDY}"
       )
   return loaded
 
@@ -292,7 +325,8 @@ def _check_paths(folder: pathlib.Path, abstract_state) -> None:
     }
   except (AttributeError, KeyError, TypeError) as error:
     raise errors.UserError(
-      f"{folder / _ITEM / '_METADATA'} is damaged ({error!r}); {_REMEDY}"
+      f"{folder / _ITEM / '_METADATA'} is damaged ({error!r}); "
+      f"{failures.REMEDY}"
     ) from error
   wanted, _ = jax.tree_util.tree_flatten_with_path(abstract_state)
   names = [
@@ -314,57 +348,9 @@ def _check_paths(folder: pathlib.Path, abstract_state) -> None:
   ):
     raise errors.UserError(
       f"{folder} has no sinks, though its settings have some: it is of another "
-      f"model; {_REMEDY}"
+      f"model; {failures.REMEDY}"
     )
   raise errors.UserError(
     f"{folder} lacks {errors.listing(missing)}: it is damaged or of another "
-    f"model; {_REMEDY}"
+    f"model; {failures.REMEDY}"
   )
-
-
-def _cause(error: BaseException) -> BaseException:
-  """Orbax wraps the reason of a failure; dig it out."""
-  seen = error
-  while seen.__cause__ is not None or seen.__context__ is not None:
-    seen = seen.__cause__ or seen.__context__
-  return seen
-
-
-def _one_line(error: BaseException) -> str:
-  # Tensorstore appends a specification of many lines.
-  text = re.split(r" \[\w+='", str(error), maxsplit=1)[0]
-  text = " ".join(text.split())
-  return text if len(text) <= 300 else text[:300] + " ..."
-
-
-@contextlib.contextmanager
-def _user_errors(folder: pathlib.Path):
-  """Report an unreadable checkpoint in one line."""
-  try:
-    yield
-  except (ValueError, KeyError, TypeError, OSError) as error:
-    raise errors.UserError(
-      f"{folder} cannot be read, it is damaged or of another model "
-      f"({_one_line(_cause(error))}); {_REMEDY}"
-    ) from error
-
-
-@contextlib.contextmanager
-def _machine_errors(folder: pathlib.Path):
-  """Report a failed write in one line."""
-  try:
-    yield
-  except (OSError, ValueError, RuntimeError) as error:
-    cause = _cause(error)
-    full = (
-      isinstance(cause, OSError) and cause.errno == errno.ENOSPC
-    ) or "No space left" in str(cause)
-    remedy = (
-      "the disk is full; free space and start the same command again"
-      if full
-      else "start the same command again when it is mended"
-    )
-    raise errors.MachineError(
-      f"{folder}: saving failed ({_one_line(cause)}); {remedy}; earlier "
-      "checkpoints are kept"
-    ) from error

@@ -30,7 +30,8 @@ import numpy as np
 
 from nulls_jax import config as run_config
 from nulls_jax import errors, files
-from nulls_jax.data import ledger, prepare, routing, tokenizer
+from nulls_jax.data import ledger, routing, tokenizer
+from nulls_jax.data.preparation import dataset
 from nulls_jax.sinks import table as table_lib
 from nulls_jax.training import checkpoint, partitioning, state
 from nulls_jax.unlearning.checkpoint import plan
@@ -91,7 +92,7 @@ def find(
   grow_from: str | os.PathLike | None,
   step: int | None,
   config: run_config.RunConfig,
-  prepared: prepare.Prepared,
+  prepared: dataset.Prepared,
 ) -> Origin | None:
   """Return where a run comes from; None if it starts from nothing.
 
@@ -183,7 +184,7 @@ def _digest(metadata: dict) -> str:
 def lay_out(
   origin: Origin | None,
   config: run_config.RunConfig,
-  prepared: prepare.Prepared,
+  prepared: dataset.Prepared,
 ) -> run_config.RunConfig:
   """Make room for the dataset's sources in a dedicated table.
 
@@ -269,7 +270,7 @@ def _is_fixed(name: str) -> bool:
   return name.startswith("sinks.") and name not in _SIZES
 
 
-def _check_dataset(old_dir: pathlib.Path, prepared: prepare.Prepared) -> None:
+def _check_dataset(old_dir: pathlib.Path, prepared: dataset.Prepared) -> None:
   """Refuse a dataset that does not go on where the old run ends."""
   old, new = (
     tokenizer.Tokenizer.load(path).fingerprint
@@ -295,7 +296,7 @@ def _check_suspended(old_dir: pathlib.Path) -> None:
     )
 
 
-def _check_sources(old_dir: pathlib.Path, prepared: prepare.Prepared) -> None:
+def _check_sources(old_dir: pathlib.Path, prepared: dataset.Prepared) -> None:
   """Refuse a dataset whose ledger is not the old run's and more."""
   remedy = f"prepare the documents with --extend {old_dir}"
   refused = prepared.manifest.get("extends", {}).get("sources_erased", 0)

@@ -3,45 +3,47 @@
 Invariant: a run that was killed anywhere and started again ends with the
 same parameters, bit for bit, as one that was not (same devices): the state
 comes from the newest whole checkpoint, and the data order is a function of
-the step.
+the step. Several processes that train one run end alike: all of them have
+finished it, saved the same step, or been told what failed.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from nulls_jax import config as run_config
-from nulls_jax import errors, files
-from nulls_jax.data import ledger, pipeline, prepare, routing, tokenizer
+from nulls_jax import errors
+from nulls_jax.cluster import member as member_lib
+from nulls_jax.data import (
+  ledger,
+  mixture,
+  pipeline,
+  routing,
+  tokenizer,
+)
+from nulls_jax.data.preparation import dataset
 from nulls_jax.training import (
   checkpoint,
   growth,
   metrics,
+  opening,
   partitioning,
   state,
+  storage,
 )
 from nulls_jax.training import step as train_step
-from nulls_jax.unlearning.revocation import revocation
-
-# What a run that was killed while it was being created may have left.
-_OPENING_FILES = (
-  "tokenizer.model",
-  "ledger.sqlite",
-  growth.FILE,
-  "config.json",
-)
+from nulls_jax.version import __version__
 
 
 def resolve(
-  config: run_config.RunConfig, prepared: prepare.Prepared
+  config: run_config.RunConfig, prepared: dataset.Prepared
 ) -> run_config.RunConfig:
   """Fill in what the dataset decides; raises `UserError` if they disagree.
 
@@ -71,6 +73,7 @@ def resolve(
   num_steps = training.num_steps or math.ceil(
     training.epochs * counts["rows"] / training.batch_size
   )
+  mixture.check_steps(prepared, num_steps, training.batch_size)
   resolved = dataclasses.replace(
     config,
     model=dataclasses.replace(config.model, vocab_size=vocab_size),
@@ -110,15 +113,17 @@ def train(
   run_dir: str | os.PathLike,
   grow_from: str | os.PathLike | None = None,
   grow_step: int | None = None,
+  member: member_lib.Member = member_lib.ALONE,
 ) -> dict[str, Any]:
   """Train a run to its end, taking it up where it stands.
 
   Args:
     config: the settings; what the dataset decides may be 0.
-    data_dir: a prepared dataset.
-    run_dir: where the run is or will be.
+    data_dir: a prepared dataset or a mixture of several.
+    run_dir: where the run is or will be, a folder or a URI, see `storage`.
     grow_from: an old run that a new one starts from, see `growth`.
     grow_step: its step; the newest where it is None.
+    member: which process of the run this is, and its line to the others.
 
   Returns:
     `{"step", "resumed_from"}`: the last step, and the step this process
@@ -128,11 +133,25 @@ def train(
     errors.UserError: settings, dataset and run do not fit together.
     errors.MachineError: a write failed, or a loss is not finite; the last
       good checkpoint is kept.
+    errors.StartAgain: told to end; the last step is saved.
   """
-  run_dir = pathlib.Path(run_dir)
-  prepared = prepare.Prepared.open(data_dir)
-  origin = growth.find(run_dir, grow_from, grow_step, config, prepared)
-  config = resolve(growth.lay_out(origin, config, prepared), prepared)
+  prepared = mixture.open_dataset(data_dir)
+  if grow_from is not None and storage.is_remote(run_dir):
+    raise errors.UserError(
+      f"{run_dir}: a run that grows from another is written to a folder; give "
+      "a folder that all hosts share as --run"
+    )
+  with storage.opened(run_dir) as place:
+    if member.rank == 0:
+      place.fetch()
+    origin = growth.find(place.local, grow_from, grow_step, config, prepared)
+    config = resolve(growth.lay_out(origin, config, prepared), prepared)
+    first_step = _train(config, prepared, place, origin, member)
+  return {"step": config.training.num_steps, "resumed_from": first_step}
+
+
+def _train(config, prepared, place, origin, member) -> int:
+  """Open the run, train it to its end; return the step it was taken up at."""
   mesh = partitioning.make_mesh(config.mesh)
   partitioning.check_batch(
     config.training.batch_size, config.training.accumulation, mesh
@@ -140,40 +159,91 @@ def train(
   fingerprint = tokenizer.Tokenizer.load(prepared.tokenizer_path).fingerprint
   with ledger.Ledger.open(prepared.ledger_path) as sources:
     # Without sinks their documents would teach the backbone.
-    _check_erased(sources.path, sources.erased(), origin)
-  if jax.process_index() == 0:
-    _open_run(run_dir, config, prepared, fingerprint, origin)
+    opening.check_erased(sources.path, sources.erased(), origin)
+    ledger_fingerprint = sources.fingerprint()
+  facts = _facts(config, prepared, fingerprint, ledger_fingerprint)
+  member.check_same("settings", facts)
+  if member.rank == 0:
+    opening.open_run(place.local, config, prepared, fingerprint, origin)
+    place.publish()
+  member.meet("opened")
   num_steps = config.training.num_steps
   with (
-    checkpoint.Checkpoints(run_dir, config.checkpoint, num_steps) as saves,
+    checkpoint.Checkpoints(
+      place.root, config.checkpoint, num_steps, member.fail
+    ) as saves,
+    member.telling(),
     partitioning.context(mesh),
   ):
     first_step = saves.latest_step or 0
+    member.check_same(
+      "storage",
+      {
+        f"{place.root}/config.json": _digest(place.root / "config.json"),
+        "newest checkpoint": first_step,
+      },
+    )
     if first_step == num_steps:
-      return {"step": num_steps, "resumed_from": num_steps}
+      return first_step
     if first_step:
       current = saves.restore(first_step, state.abstract(config, mesh))
     elif origin is not None:
       current = growth.create(origin, config, mesh)
     else:
       current = state.create(config, mesh)
+    metadata = checkpoint.metadata(config, fingerprint, ledger_fingerprint)
     _run_steps(
-      config, mesh, prepared, current, first_step, saves, fingerprint, run_dir
+      config,
+      mesh,
+      prepared,
+      current,
+      first_step,
+      saves,
+      metadata,
+      place,
+      member,
     )
-  return {"step": num_steps, "resumed_from": first_step}
+  return first_step
+
+
+def _facts(config, prepared, tokenizer_fingerprint, ledger_fingerprint):
+  """Return what all processes of a run must have alike."""
+  settings = json.dumps(run_config.to_dict(config), sort_keys=True)
+  return {
+    "nulls_jax": __version__,
+    "jax": jax.__version__,
+    "the digest of the settings": _short_digest(settings.encode()),
+    "the dataset's rows": prepared.manifest["counts"]["rows"],
+    "the dataset's tokenizer": tokenizer_fingerprint[:16],
+    "the dataset's ledger": ledger_fingerprint[:16],
+  }
+
+
+def _digest(path: pathlib.Path) -> str | None:
+  return _short_digest(path.read_bytes()) if path.exists() else None
+
+
+def _short_digest(content: bytes) -> str:
+  return hashlib.sha256(content).hexdigest()[:16]
 
 
 def _run_steps(
-  config, mesh, prepared, current, first_step, saves, fingerprint, run_dir
+  config,
+  mesh,
+  prepared,
+  current,
+  first_step,
+  saves,
+  custom_metadata,
+  place,
+  member,
 ):
-  training = config.training
+  training, run_dir = config.training, place.local
   update = train_step.make(config, mesh)
-  # The dataset's ledger has the ids of the run's, see `_check_run`.
+  # The dataset's ledger has the ids of the run's, see `opening`.
   with ledger.Ledger.open(prepared.ledger_path) as sources:
     routing_table = sources.routing_table(config.sinks)
-    custom_metadata = checkpoint.metadata(
-      config, fingerprint, sources.fingerprint()
-    )
+  part = partitioning.batch_part(mesh, training.batch_size)
   batches = pipeline.batches(
     prepared,
     routing_table,
@@ -182,25 +252,47 @@ def _run_steps(
     off_share=0.0 if config.sinks.kind == "none" else training.off_share,
     start_step=first_step,
     num_steps=training.num_steps - first_step,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    process_index=part[0],
+    process_count=part[1],
   )
+  if member.notice.reached(first_step):
+    raise _told_to_end(run_dir, first_step)
   with metrics.Writer(run_dir, config, first_step) as writer:
     pending: list[tuple[int, dict]] = []
     for number, batch in enumerate(batches, start=first_step + 1):
-      current, values = update(current, partitioning.to_devices(mesh, batch))
+      batch = partitioning.to_devices(mesh, batch, part)
+      if number == first_step + 1 and member.count > 1:
+        # On CPUs collectives wait only some seconds for a slow compiler.
+        update = update.lower(current, batch).compile()
+        member.meet("compiled")
+      current, values = update(current, batch)
       # Figures are fetched a step late, so that the host never waits for the
       # step that it has just started.
       if (number - 1) % training.log_every == 0:
         _log(writer, pending, run_dir)
         pending = []
       pending.append((number, values))
-      if _saves_at(config, number):
+      ends = member.notice.reached(number) and number < training.num_steps
+      if ends or _saves_at(config, number):
         _log(writer, pending, run_dir)
         pending = []
         _check_finite(number, current["params"], run_dir)
-        saves.save(number, current, custom_metadata)
+        if member.rank == 0:
+          place.publish()
+        saves.save(number, current, custom_metadata, force=ends)
+      if ends:
+        saves.wait()
+        raise _told_to_end(run_dir, number)
     _log(writer, pending, run_dir)
+
+
+def _told_to_end(run_dir, number):
+  what = f"step {number} is saved" if number else "nothing is to be saved yet"
+  return errors.agreed(
+    errors.StartAgain(
+      f"{run_dir}: told to end; {what}; start the same command again to go on"
+    )
+  )
 
 
 def _saves_at(config, number: int) -> bool:
@@ -247,90 +339,11 @@ def _check_finite(number, params, run_dir):
 
 
 def _not_finite(number, what, run_dir):
-  return errors.MachineError(
-    f"{run_dir}: step {number} gave {what}; nothing of it was saved, earlier "
-    "checkpoints are kept; start another --run with a lower "
-    "optimizer.learning_rate"
+  # Of sums over all devices: every process finds it.
+  return errors.agreed(
+    errors.MachineError(
+      f"{run_dir}: step {number} gave {what}; nothing of it was saved, earlier "
+      "checkpoints are kept; start another --run with a lower "
+      "optimizer.learning_rate"
+    )
   )
-
-
-def _open_run(run_dir, config, prepared, fingerprint, origin):
-  """Create the run directory, or check that it is this config's."""
-  with files.disk_errors(run_dir):
-    path = run_dir / "config.json"
-    if path.exists():
-      _check_run(run_dir, config, prepared, fingerprint, origin)
-    elif run_dir.exists() and (
-      not run_dir.is_dir()
-      or {entry.name.removesuffix(".partial") for entry in run_dir.iterdir()}
-      - set(_OPENING_FILES)
-    ):
-      raise errors.UserError(
-        f"{run_dir}: not empty and not a run; give another --run"
-      )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for source, name in (
-      (prepared.tokenizer_path, "tokenizer.model"),
-      (prepared.ledger_path, "ledger.sqlite"),
-    ):
-      if not (run_dir / name).exists():
-        shutil.copyfile(source, run_dir / f"{name}.partial")
-        os.replace(run_dir / f"{name}.partial", run_dir / name)
-    if origin is not None:
-      growth.write(run_dir, origin, config)
-    partial = run_dir / "config.json.partial"
-    partial.write_text(json.dumps(run_config.to_dict(config), indent=2) + "\n")
-    os.replace(partial, path)
-
-
-def _check_run(run_dir, config, prepared, fingerprint, origin):
-  """Refuse to take up a run with another config, tokenizer or ledger."""
-  path = run_dir / "ledger.sqlite"
-  with ledger.Ledger.open(path) as before:
-    _check_erased(path, before.erased(), origin)
-  changed = run_config.differences(
-    run_config.read(run_dir / "config.json"), config
-  )
-  if changed:
-    raise errors.UserError(
-      f"{run_dir}: this run was started with another config: "
-      f"{errors.listing(changed)}; give another --run, or that config"
-    )
-  model = run_dir / "tokenizer.model"
-  if tokenizer.Tokenizer.load(model).fingerprint != fingerprint:
-    raise errors.UserError(
-      f"{run_dir}: its tokenizer is not that of {prepared.directory}; give "
-      "the dataset that the run was started with, or another --run"
-    )
-  with (
-    ledger.Ledger.open(path) as before,
-    ledger.Ledger.open(prepared.ledger_path) as now,
-  ):
-    if not np.array_equal(before.ids(), now.ids()):
-      raise errors.UserError(
-        f"{run_dir}: its {before.num_sources} sources are not the "
-        f"{now.num_sources} of {prepared.directory}; give the dataset that "
-        "the run was started with, or another --run"
-      )
-  revocations = revocation.read(run_dir)
-  if revocations.suspended:
-    raise errors.UserError(
-      f"{run_dir}: {len(revocations.suspended)} sources are suspended in this "
-      f"run (revocation list version {revocations.version}), and training "
-      "would teach it them again; restore them with `nulls restore`, or "
-      "prepare the documents with --exclude and give another --run"
-    )
-
-
-def _check_erased(ledger_path, erased, origin):
-  """Refuse to teach sources again that were erased.
-
-  Those that a run was grown without have no documents: `prepare --extend`
-  refuses them.
-  """
-  if len(erased) > (origin.num_erased if origin else 0):
-    raise errors.UserError(
-      f"{ledger_path.parent}: {len(erased)} sources were erased here, and "
-      "training would teach them again; prepare the documents with --exclude "
-      "and give another --run (`nulls repair` mends what an erasure cost)"
-    )

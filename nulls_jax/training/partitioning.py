@@ -134,13 +134,48 @@ def batch_sharding(mesh) -> NamedSharding:
   return NamedSharding(mesh, P(BATCH))
 
 
-def to_devices(mesh, batch):
-  """Make global arrays of this process's part of a batch."""
-  rows = batch_sharding(mesh)
-  return {
-    name: jax.make_array_from_process_local_data(rows, value)
-    for name, value in batch.items()
-  }
+def batch_part(mesh, batch_size: int) -> tuple[int, int]:
+  """Return which part of every batch this process reads, and of how many.
+
+  The smallest of equal parts that holds all rows of this process's devices:
+  all, where the `tensor` axis goes over several processes.
+
+  >>> batch_part(make_mesh(MeshConfig()), 16)  # One process.
+  (0, 1)
+  """
+  indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+  ranges = [rows.indices(batch_size) for (rows,) in indices.values()]
+  first = min(start for start, _, _ in ranges)
+  last = max(stop for _, stop, _ in ranges)
+  for count in range(mesh.size, 1, -1):
+    size, rest = divmod(batch_size, count)
+    if not rest and size and first // size == (last - 1) // size:
+      return first // size, count
+  return 0, 1
+
+
+def to_devices(mesh, batch, part: tuple[int, int] = (0, 1)):
+  """Make global arrays of this process's part of a batch.
+
+  Args:
+    mesh: the mesh.
+    batch: NumPy arrays, rows first.
+    part: which rows they are, see `batch_part`.
+  """
+  sharding = batch_sharding(mesh)
+  index, count = part
+
+  def put(value):
+    first = index * len(value)
+
+    def own(place):
+      rows = place[0].indices(count * len(value))
+      return value[rows[0] - first : rows[1] - first]
+
+    shape = (count * len(value), *value.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, own)
+
+  return {name: put(value) for name, value in batch.items()}
 
 
 def context(mesh):

@@ -18,7 +18,8 @@ import numpy as np
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
-from nulls_jax.data import ledger, prepare, tokenizer
+from nulls_jax.data import ledger, mixture, tokenizer
+from nulls_jax.data.preparation import dataset
 from nulls_jax.training import (
   checkpoint,
   partitioning,
@@ -53,7 +54,7 @@ class Job:
   step: int
   metadata: dict[str, Any]
   config: run_config.RunConfig
-  prepared: prepare.Prepared
+  prepared: dataset.Prepared
   who: survivors.Survivors
   mesh: jax.sharding.Mesh
   abstract: Any
@@ -101,7 +102,7 @@ def open_job(
       "dedicated": "has dedicated sinks: no other source lost any",
     }[kind]
     raise errors.UserError(f"{run_dir} {reason}; there is nothing to repair")
-  prepared = prepare.Prepared.open(data_dir)
+  prepared = mixture.open_dataset(data_dir)
   _check_fingerprints(run_dir, where, metadata, prepared)
   who = survivors.find(
     run_dir, config.sinks, config.model.num_layers, prepared.ledger_path
@@ -109,6 +110,7 @@ def open_job(
   config = _settle(config, settings, prepared)
   mesh = partitioning.make_mesh(config.mesh)
   training = config.training
+  mixture.check_steps(prepared, training.num_steps, training.batch_size)
   partitioning.check_batch(training.batch_size, training.accumulation, mesh)
   return Job(
     run_dir=run_dir,

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from nulls_jax.data import pipeline, prepare
+from nulls_jax.data import pipeline
+from nulls_jax.data.preparation import dataset
 from nulls_jax.training.config import TrainingConfig
 from nulls_jax.training.survivors import Survivors
 
@@ -40,7 +41,7 @@ class Sample:
 
 
 def training_batches(
-  prepared: prepare.Prepared, who: Survivors, training: TrainingConfig
+  prepared: dataset.Prepared, who: Survivors, training: TrainingConfig
 ) -> Iterator[Batch]:
   """Yield the batches of a repair: only documents of taught sources count."""
   for batch in _read(prepared, who.words, training, training.num_steps):
@@ -48,7 +49,7 @@ def training_batches(
 
 
 def take(
-  prepared: prepare.Prepared, who: Survivors, training: TrainingConfig
+  prepared: dataset.Prepared, who: Survivors, training: TrainingConfig
 ) -> dict[str, Sample]:
   """Take the first rows, in the order of training, of either kind.
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from nulls_jax.data import encyclopedia, prepare
+from nulls_jax.data import encyclopedia
 from nulls_jax.data.config import DataConfig
+from nulls_jax.data.preparation import prepare
 
 
 @pytest.fixture(scope="session")

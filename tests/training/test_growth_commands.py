@@ -11,10 +11,17 @@ import pytest
 
 from nulls_jax import cli
 from nulls_jax import config as run_config
-from nulls_jax.data import encyclopedia, ledger, prepare, routing
+from nulls_jax.data import encyclopedia, ledger, routing
 from nulls_jax.data import tokenizer as tokenizer_lib
+from nulls_jax.data.preparation import dataset, prepare
 from nulls_jax.sinks import assignment
-from nulls_jax.training import checkpoint, loop, partitioning, state
+from nulls_jax.training import (
+  checkpoint,
+  loop,
+  opening,
+  partitioning,
+  state,
+)
 from nulls_jax.unlearning.revocation import revocation
 
 OLD, NEW = 8, 4
@@ -79,12 +86,12 @@ def _command(*arguments):
 
 def _start_old_run(path, data):
   """Create a run as training does, with a step of values that none gave."""
-  prepared = prepare.Prepared.open(data)
+  prepared = dataset.Prepared.open(data)
   config = loop.resolve(CONFIG, prepared)
   fingerprint = tokenizer_lib.Tokenizer.load(
     prepared.tokenizer_path
   ).fingerprint
-  loop._open_run(path, config, prepared, fingerprint, None)
+  opening.open_run(path, config, prepared, fingerprint, None)
   rng = np.random.default_rng(0)
 
   def draw(leaf):

@@ -22,7 +22,7 @@ from tensorboardX.proto import event_pb2
 
 from nulls_jax import cli, errors
 from nulls_jax import config as run_config
-from nulls_jax.data import prepare
+from nulls_jax.data.preparation import dataset, prepare
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint, loop, metrics, partitioning, state
 from nulls_jax.unlearning.erasure import erase
@@ -473,7 +473,7 @@ def test_a_step_says_what_it_is(tiny_run):
   found = json.loads(path.read_text())["custom_metadata"]
   assert found == checkpoint.read_metadata(tiny_run.path, 100)
   config = run_config.read(tiny_run.path / "config.json")
-  manifest = prepare.Prepared.open(tiny_run.data).manifest
+  manifest = dataset.Prepared.open(tiny_run.data).manifest
   ids = [assignment.source_id(key) for key in tiny_run.keys]
   content = np.array([0, *ids], "<u8").tobytes()
   fingerprint = hashlib.sha256(content).hexdigest()
@@ -498,7 +498,7 @@ def test_a_step_says_what_it_is(tiny_run):
 def test_another_dataset_is_refused(tiny_run, tmp_path, capsys):
   """With the run's tokenizer, or with its own."""
   excluded = frozenset(tiny_run.keys[:2])
-  config = prepare.Prepared.open(tiny_run.data).config
+  config = dataset.Prepared.open(tiny_run.data).config
   for name, model in (
     ("fewer", tiny_run.data / "tokenizer.model"),
     ("other", None),
@@ -515,7 +515,7 @@ def test_another_dataset_is_refused(tiny_run, tmp_path, capsys):
   line = the_line(capsys.readouterr().err)
   assert f"its 40 sources are not the 38 of {tmp_path}/fewer; give" in line
 
-  vocab_size = prepare.Prepared.open(tmp_path / "other").manifest["vocab_size"]
+  vocab_size = dataset.Prepared.open(tmp_path / "other").manifest["vocab_size"]
   run_dir = tmp_path / "run"
   shutil.copytree(tiny_run.path, run_dir)
   content = json.loads((run_dir / "config.json").read_text())

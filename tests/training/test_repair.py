@@ -10,7 +10,8 @@ import pytest
 
 from nulls_jax import errors, files
 from nulls_jax.commands import repair as repair_command
-from nulls_jax.data import ledger, prepare
+from nulls_jax.data import ledger
+from nulls_jax.data.preparation import dataset, prepare
 from nulls_jax.evaluation import inputs, score
 from nulls_jax.inference import restore
 from nulls_jax.sinks import assignment
@@ -282,7 +283,7 @@ def test_a_dataset_without_the_erased_sources(
   prepare.prepare(
     tiny_run.documents,
     tmp_path / "data",
-    prepare.Prepared.open(tiny_run.data).config,
+    dataset.Prepared.open(tiny_run.data).config,
     tokenizer_path=erased / "tokenizer.model",
     exclude=tiny_run.keys[:NUM_ERASED],
   )
@@ -466,7 +467,7 @@ def test_sources_that_the_run_never_had(tiny_run, erased, tmp_path):
   prepare.prepare(
     documents,
     tmp_path / "data",
-    prepare.Prepared.open(tiny_run.data).config,
+    dataset.Prepared.open(tiny_run.data).config,
     tokenizer_path=erased / "tokenizer.model",
   )
   _refuse(
@@ -558,7 +559,7 @@ def test_what_is_not_set_is_the_runs_own(tiny_run, erased):
   job = repair_job.open_job(
     erased, tiny_run.data, RepairConfig(epochs=2.0), None
   )
-  rows = prepare.Prepared.open(tiny_run.data).manifest["counts"]["rows"]
+  rows = dataset.Prepared.open(tiny_run.data).manifest["counts"]["rows"]
   of_run = repair_job.run_config.read(erased / "config.json").optimizer
   assert job.config.training.num_steps == -(-2 * rows // 8)
   optimizer = job.config.optimizer
@@ -594,7 +595,7 @@ def test_survivors_of_a_source_that_the_dataset_lacks(
   prepare.prepare(
     tiny_run.documents,
     tmp_path / "data",
-    prepare.Prepared.open(tiny_run.data).config,
+    dataset.Prepared.open(tiny_run.data).config,
     tokenizer_path=erased / "tokenizer.model",
     exclude=tiny_run.keys[:20],
   )

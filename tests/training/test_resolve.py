@@ -8,8 +8,9 @@ import pytest
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
-from nulls_jax.data import ledger, prepare
+from nulls_jax.data import ledger
 from nulls_jax.data.config import DataConfig
+from nulls_jax.data.preparation import dataset
 from nulls_jax.sinks.assignment import SinkConfig
 from nulls_jax.training import loop
 
@@ -25,7 +26,7 @@ def prepared(tmp_path):
   with ledger.Ledger.create(path) as book:
     book.add_documents((key, 1, {}) for key in "abc")
     book.set_size_classes(np.array([0, 0, 7, 1]))
-  return prepare.Prepared(
+  return dataset.Prepared(
     directory=pathlib.Path("data"),
     manifest={"counts": {"sources": 3, "rows": 80}, "vocab_size": 400},
     config=WITH_SIZES,
@@ -77,11 +78,11 @@ def test_more_sources_than_rows(sinks, message, prepared):
 def test_size_classes_that_the_dataset_does_not_have(prepared):
   without = dataclasses.replace(prepared, config=DataConfig())
   other = DataConfig(class_tokens=50)
-  for dataset, data in ((without, WITH_SIZES), (prepared, other)):
+  for given, data in ((without, WITH_SIZES), (prepared, other)):
     with pytest.raises(
       errors.UserError, match=r"size_classes=3 with data.class_tokens=.*; prep"
     ):
-      _resolve(dataset, SIZED, data)
+      _resolve(given, SIZED, data)
   # One class needs nothing, and no settings are those of the dataset.
   assert _resolve(without, DEDICATED, WITH_SIZES).num_shares == 0
   assert _resolve(prepared, SIZED, DataConfig()).num_shares == 7

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from nulls_jax import config as run_config
-from nulls_jax.data import ledger, pipeline, prepare
+from nulls_jax.data import ledger, pipeline
+from nulls_jax.data.preparation import dataset
 from nulls_jax.sinks import assignment
 from nulls_jax.training import loop, partitioning, state
 from nulls_jax.training import step as train_step
@@ -32,7 +33,7 @@ CONFIG = run_config.RunConfig(
 
 def _losses(config, prepared_dir, mesh, num_steps=20):
   """Train some steps; return the losses and the last state."""
-  prepared = prepare.Prepared.open(prepared_dir)
+  prepared = dataset.Prepared.open(prepared_dir)
   config = loop.resolve(config, prepared)
   with ledger.Ledger.open(prepared.ledger_path) as sources:
     table = sources.routing_table(config.sinks)
@@ -112,7 +113,7 @@ def test_only_drawn_rows_of_the_table_move(prepared_dir):
     training=dataclasses.replace(CONFIG.training, off_share=0.0),
   )
   mesh = partitioning.make_mesh(MeshConfig(), jax.devices()[:1])
-  prepared = prepare.Prepared.open(prepared_dir)
+  prepared = dataset.Prepared.open(prepared_dir)
   resolved = loop.resolve(config, prepared)
   before = np.asarray(
     state.create(resolved, mesh)["params"]["layers"]["sinks"]["table"]
