@@ -1,4 +1,8 @@
-"""The dense twin of `wiki_dedicated`: a transformer of equal active width."""
+"""The dense twin of `wiki_dedicated`: a transformer of equal active width.
+
+Every number is `wiki_dedicated`'s but the MLP: 512 backbone neurons and the
+one sink that a token would use make 513 dense neurons.
+"""
 
 import pathlib
 

@@ -1,12 +1,24 @@
 """Books among clusters of the web, at the paper's geometry, on a TPU pod.
 
-Source of each number: arXiv 2606.13873, its Harry Potter setting, where a
-comment says no other: width 960, 32 layers, 15 query and 5 key-value heads
-of 128 (the head size is known at second hand only), backbone 500 rounded to
-512, a pool of 2,000 rounded to 2,048 (a power of two is what the assignment
-draws from), 200 sinks a source (25 in each of 8 strata), AdamW at 5e-4,
-context 1,024, the SmolLM2 vocabulary of 49,152. The sources are 5,000
-semantic clusters of C4 (3.8 B tokens in all) and the seven books as one.
+From arXiv 2606.13873, its Harry Potter setting: the decoder, optimiser, context
+and vocabulary of its Wikipedia setting (`wiki_1b` says where each is from), an
+MLP of 2,500 = 500 + 2,000, 200 sinks a source; 3.8 B tokens of C4 in 5,000
+semantic clusters, a source each, and the seven books as one more.
+
+Rounded: a backbone of 500 neurons to 512, a pool of 2,000 to 2,048; 200 sinks
+are 25 in each of 8 strata. This project's: one pass over the data (the paper's
+number is not known here), and what is this project's in `wiki_1b`.
+
+Documents with a "source" of their own keep it, and all others are clustered:
+so the books, each a line {"source": "the books", "text": ...}, are prepared
+together with the web. The clustering is this project's
+(`nulls_jax/data/reading/clustering.py`); the paper's is not known here. Where
+the glob stands, give as many files of C4 as have the tokens that you want.
+
+  nulls prepare --documents c4/*.json.gz books.jsonl --sources cluster:5000 \\
+    --config configs/harry_potter_1b.py --out data/books
+  nulls train --data data/books --run runs/books \\
+    --config configs/harry_potter_1b.py
 
 Checked here by shapes and by compiling it (docs/pods.md); nothing of this
 size was trained.
@@ -24,6 +36,6 @@ def get_config() -> run_config.RunConfig:
   return dataclasses.replace(
     wiki,
     sinks=dataclasses.replace(wiki.sinks, pool_size=2048, sinks_per_source=200),
-    # How often the paper goes through the data is not known here.
+    # Some 7,250 steps.
     training=dataclasses.replace(wiki.training, epochs=1),
   )

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import pathlib
-import sqlite3
+import shutil
 import time
 from collections.abc import Callable, Iterator
 
@@ -22,7 +22,9 @@ from array_record.python import array_record_module
 
 from nulls_jax import errors, files
 from nulls_jax.data import config as data_config
-from nulls_jax.data import ledger, packing, passages, prepare, tokenizer
+from nulls_jax.data import ledger, packing, passages, tokenizer
+from nulls_jax.data.preparation import dataset, sources
+from nulls_jax.data.preparation import work as work_lib
 from nulls_jax.sinks import assignment
 
 _CONFIG = data_config.DataConfig(row_length=1024, tile=128, vocab_size=4096)
@@ -34,9 +36,11 @@ _NUM_WORDS = 100_000
 _NUM_PAIRS = len(_SYLLABLES) ** 2
 # Odd and prime to the number of pairs of pairs: every passage's own word.
 _STRIDE = 7_368_787
+MAX_OWN_WORDS = _NUM_PAIRS**2
 _NUM_SITES = 20_000
 _TOKENIZER_TEXTS = 4000
 _ROWS_AT_ONCE = 1024
+_SOURCES_A_PART = 20_000
 
 
 def make(directory: pathlib.Path, count: int, seed: int) -> dict[str, float]:
@@ -53,7 +57,7 @@ def make(directory: pathlib.Path, count: int, seed: int) -> dict[str, float]:
     action()
     seconds[name] = round(time.perf_counter() - start, 2)
 
-  path = directory / prepare.LEDGER
+  path = directory / dataset.LEDGER
   if not path.exists():
     timed("ledger", lambda: make_ledger(path, count, seed))
   with ledger.Ledger.open(path) as book:
@@ -62,9 +66,9 @@ def make(directory: pathlib.Path, count: int, seed: int) -> dict[str, float]:
         f"{path} has {book.num_sources} sources, not {count}; choose another "
         "folder"
       )
-  if not (directory / prepare.MANIFEST).exists():
-    timed("rows", lambda: _make_rows(directory, count, seed))
-  prepared = prepare.Prepared.open(directory)
+  if not (directory / dataset.MANIFEST).exists():
+    timed("rows", lambda: make_rows(directory, count, seed))
+  prepared = dataset.Prepared.open(directory)
   if not (directory / passages.FILE).exists():
     timed("index", lambda: passages.build(prepared))
   return seconds
@@ -73,49 +77,84 @@ def make(directory: pathlib.Path, count: int, seed: int) -> dict[str, float]:
 def make_ledger(path: pathlib.Path, count: int, seed: int = 0) -> None:
   """Write a ledger of generated sources, `article/0000001` and so on.
 
-  Metadata: `site`, of which few have many sources, and `year`. In one go and
-  with a large cache: 6.4 million take minutes by `Ledger.add_documents`.
+  Metadata: `site`, of which few have many sources, and `year`.
   """
+  partial = path.with_name(f"{path.name}.partial")
+  partial.unlink(missing_ok=True)
+  folder = path.with_name(f"{path.name}.parts")
+  with files.disk_errors(path):
+    merge_ledger(partial, write_parts(folder, count, seed))
+    shutil.rmtree(folder)
+    os.replace(partial, path)
+
+
+def write_parts(
+  folder: pathlib.Path,
+  count: int,
+  seed: int = 0,
+  key: Callable[[int], str] | None = None,
+) -> work_lib.Work:
+  """Write the sources as the blocks of `nulls prepare` leave them, no rows.
+
+  Args:
+    folder: for the parts; what is in it is deleted.
+    count: sources.
+    seed: of what is drawn.
+    key: of a source, from 1; `article` by default.
+  """
+  shutil.rmtree(folder, ignore_errors=True)
+  folder.mkdir(parents=True)
+  work = work_lib.Work(folder)
+  work.prepare()
   draw = np.random.default_rng(seed)
   sites = (draw.pareto(0.9, count) * 20).astype(np.int64)
   sites = np.minimum(sites, _NUM_SITES - 1)
   years = 1995 + draw.integers(0, 30, count)
   documents = 1 + np.minimum(draw.geometric(0.5, count) - 1, 20)
   tokens = draw.lognormal(6, 1.2, count).astype(np.int64) + 8
-
-  def rows() -> Iterator[tuple]:
-    columns = (sites, years, documents, np.minimum(tokens, 2_000_000))
-    for start in range(0, count, 100_000):
-      part = (column[start : start + 100_000].tolist() for column in columns)
-      for index, (site, year, number, size) in enumerate(
-        zip(*part, strict=True), start=start + 1
-      ):
-        key = article(index)
-        identity = assignment.source_id(key)
-        signed = identity - 2**64 if identity >= 2**63 else identity
-        metadata = f'{{"site": "{site_name(site)}", "year": {year}}}'
-        yield index, signed, key, number, size, metadata, ledger.ACTIVE
-
-  partial = path.with_name(f"{path.name}.partial")
-  partial.unlink(missing_ok=True)
-  with files.disk_errors(path):
-    ledger.Ledger.create(partial).close()
-    connection = sqlite3.connect(partial)
-    connection.executescript(
-      "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; "
-      "PRAGMA cache_size = -1000000;"
+  tokens = np.minimum(tokens, 2_000_000)
+  for block, start in enumerate(range(0, count, _SOURCES_A_PART)):
+    some = slice(start, start + _SOURCES_A_PART)
+    keys = [(key or article)(n + 1) for n in range(count)[some]]
+    metadata = [
+      f'{{"site": "{site_name(site)}", "year": {year}}}'.encode()
+      for site, year in zip(
+        sites[some].tolist(), years[some].tolist(), strict=True
+      )
+    ]
+    # In front of all is no source.
+    joined = work_lib.pack_texts([b"", *map(str.encode, keys)])
+    described = work_lib.pack_texts([b"{}", *metadata])
+    work_lib.write_arrays(
+      work.part(block, 0),
+      {
+        "ids": np.array([0, *map(assignment.source_id, keys)], np.uint64),
+        "num_documents": np.append(0, documents[some]),
+        "num_tokens": np.append(0, tokens[some]),
+        "keys": joined["bytes"],
+        "key_ends": joined["ends"],
+        "metadata": described["bytes"],
+        "metadata_ends": described["ends"],
+      },
     )
-    connection.executemany(
-      "INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, 0)", rows()
-    )
-    connection.commit()
-    connection.close()
-    os.replace(partial, path)
+  return work
+
+
+def merge_ledger(path: pathlib.Path, work: work_lib.Work) -> None:
+  """Write the ledger of written parts, as `nulls prepare` does."""
+  blocks = len(list(work.part(0, 0).parent.glob("*.npz")))
+  parts = [(block, 0) for block in range(blocks)]
+  sources.merge(path, None, parts, lambda _: work, work, lambda _: None)
 
 
 def article(index: int) -> str:
   """Return the key of a source."""
   return f"article/{index:07d}"
+
+
+def title(index: int) -> str:
+  """Return another key of a source, in no order, as titles are."""
+  return f"Article {index * _STRIDE % _NUM_PAIRS**2:08d}"
 
 
 def site_name(number: int) -> str:
@@ -192,8 +231,18 @@ def draw_words(draw: np.random.Generator, count: int) -> np.ndarray:
   return np.searchsorted(share, draw.random(count) * share[-1])
 
 
-def _make_rows(directory: pathlib.Path, count: int, seed: int) -> None:
-  """Write tokenizer, rows and manifest; eight passages a row, in order."""
+def make_rows(
+  directory: pathlib.Path, count: int, seed: int, num_rows: int | None = None
+) -> None:
+  """Write tokenizer, rows and manifest; eight passages a row, in order.
+
+  Args:
+    directory: with the ledger.
+    count: its sources.
+    seed: of what is drawn.
+    num_rows: with passages of sources that are evenly spread over the
+      ledger; None gives every source one.
+  """
   draw = np.random.default_rng([seed, 1])
 
   def texts():
@@ -205,28 +254,32 @@ def _make_rows(directory: pathlib.Path, count: int, seed: int) -> None:
   model_bytes, _ = tokenizer.train_tokenizer(
     texts, vocab_size=_CONFIG.vocab_size
   )
-  (directory / prepare.TOKENIZER).write_bytes(model_bytes)
+  (directory / dataset.TOKENIZER).write_bytes(model_bytes)
   model = tokenizer.Tokenizer(model_bytes)
   vocabulary = _Vocabulary(model)
-  path = directory / prepare.ROWS
+  path = directory / dataset.ROWS
   writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+  enough = -(-count // _DOCUMENTS)
+  num_rows = min(num_rows or enough, enough)
+  passages_in_all = min(count, num_rows * _DOCUMENTS)
   at_once = _ROWS_AT_ONCE * _DOCUMENTS
-  for first in range(1, count + 1, at_once):
-    indices = np.arange(first, min(first + at_once, count + 1))
+  for first in range(0, passages_in_all, at_once):
+    numbers = np.arange(first, min(first + at_once, passages_in_all))
+    indices = 1 + numbers * count // passages_in_all
     for row in _packed(indices, vocabulary.tokens(indices, draw)):
       writer.write(row.to_bytes())
   writer.close()
-  names = (prepare.TOKENIZER, prepare.LEDGER, prepare.ROWS)
+  names = (dataset.TOKENIZER, dataset.LEDGER, dataset.ROWS)
   manifest = {
-    "format": prepare.FORMAT,
+    "format": dataset.FORMAT,
     "config": dataclasses.asdict(_CONFIG),
-    "counts": {"sources": count, "rows": -(-count // _DOCUMENTS)},
+    "counts": {"sources": count, "rows": num_rows},
     "vocab_size": model.vocab_size,
     "tokenizer_fingerprint": model.fingerprint,
     "rows_sha256": files.sha256(path),
     "files": {name: (directory / name).stat().st_size for name in names},
   }
-  files.write_whole(directory / prepare.MANIFEST, json.dumps(manifest))
+  files.write_whole(directory / dataset.MANIFEST, json.dumps(manifest))
 
 
 def _packed(indices: np.ndarray, tokens: np.ndarray) -> Iterator[packing.Row]:

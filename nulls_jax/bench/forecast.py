@@ -9,43 +9,58 @@ and the complement is counted; with 60, half of them are, and every source's
 blocks are drawn.
 """
 
-import multiprocessing
-import resource
+import pathlib
 import statistics
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 
 from nulls_jax import errors
-from nulls_jax.bench import corpus
+from nulls_jax.bench import alone, corpus
 from nulls_jax.bench.settings import ForecastSettings
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.forecasting import forecast
 from nulls_jax.unlearning.forecasting import survey as forecast_survey
 
-_CONFIG = assignment.SinkConfig(
+CONFIG = assignment.SinkConfig(
   kind="hashed", pool_size=8192, sinks_per_source=96, strata=8
 )
-_NUM_LAYERS = 32
+NUM_LAYERS = 32
 
 
 def measure(
-  settings: ForecastSettings, num_erased: int
-) -> tuple[float, float, float]:
-  """Return seconds, peak memory in bytes and mean loss of one forecast."""
-  with ledger_lib.Ledger.open(settings.ledger) as ledger:
-    indices = np.linspace(1, ledger.num_sources, num_erased).astype(np.int64)
-    ids = ledger.ids()[indices]
-    keys = [ledger.find_by_id(number).key for number in ids.tolist()]
-  pool = forecast_survey.Pool(
-    config=_CONFIG, num_layers=_NUM_LAYERS, ledger=settings.ledger
-  )
-  done = forecast.forecast(pool, keys, threads=settings.threads)
-  kilobyte = 1 if sys.platform == "darwin" else 1024
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte
-  return done.seconds, peak, done.loss.exact.mean
+  path: pathlib.Path, num_erased: int, threads: int
+) -> tuple[float, float]:
+  """Return seconds and the survivors' mean loss of one forecast.
+
+  Args:
+    path: of the ledger.
+    num_erased: sources that are named.
+    threads: that count.
+  """
+  with ledger_lib.Ledger.open(path) as ledger:
+    keys = spread_keys(ledger, num_erased)
+  done = once(path, keys, threads, CONFIG)
+  return done.seconds, done.loss.exact.mean
+
+
+def once(
+  path: pathlib.Path,
+  keys: list[str],
+  threads: int,
+  config: assignment.SinkConfig,
+) -> forecast.Forecast:
+  """Forecast the erasure of sources from a model that is not there."""
+  pool = forecast_survey.Pool(config=config, num_layers=NUM_LAYERS, ledger=path)
+  return forecast.forecast(pool, keys, threads=threads)
+
+
+def spread_keys(ledger: ledger_lib.Ledger, count: int) -> list[str]:
+  """Return the keys of so many sources, evenly spread over a ledger."""
+  indices = np.linspace(1, ledger.num_sources, count).astype(np.int64)
+  ids = ledger.ids()[indices]
+  return [ledger.find_by_id(number).key for number in ids.tolist()]
 
 
 def run(settings: ForecastSettings) -> Iterator[str]:
@@ -59,14 +74,16 @@ def run(settings: ForecastSettings) -> Iterator[str]:
       f"{settings.ledger} has {found:,} sources, not {settings.sources:,}; "
       "give --sources or another --ledger"
     )
-  yield (f"{found:,} sources, {settings.threads} threads, {_CONFIG}")
-  context = multiprocessing.get_context("spawn")
+  yield (f"{found:,} sources, {settings.threads} threads, {CONFIG}")
   for num_erased in settings.erase:
-    results = []
+    seconds, losses, peaks = [], [], []
     for _ in range(settings.repeats):
-      with context.Pool(1) as process:
-        results.append(process.apply(measure, (settings, num_erased)))
-    seconds, peaks, losses = zip(*results, strict=True)
+      (time, loss), peak = alone.run(
+        measure, settings.ledger, num_erased, settings.threads
+      )
+      seconds.append(time)
+      losses.append(loss)
+      peaks.append(peak)
     yield (
       f"{num_erased:,} to erase: median {statistics.median(seconds):.1f} s of "
       f"{', '.join(f'{one:.1f}' for one in seconds)}; peak "

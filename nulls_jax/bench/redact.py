@@ -11,13 +11,10 @@ must change.
 """
 
 import dataclasses
-import multiprocessing
 import os
 import pathlib
-import resource
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -25,7 +22,7 @@ from collections.abc import Callable
 import tensorstore as ts
 
 from nulls_jax import errors
-from nulls_jax.bench import large_run
+from nulls_jax.bench import alone, large_run
 from nulls_jax.bench.settings import RedactSettings
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.unlearning.checkpoint import arrays, moments, plan, storage
@@ -185,28 +182,13 @@ def _in_a_process(
   action: Callable[[pathlib.Path, pathlib.Path], None], run_dir, out
 ) -> tuple[float, int]:
   """Return the seconds of an action, and the peak memory of its process."""
-  context = multiprocessing.get_context("spawn")
-  receiver, sender = context.Pipe(duplex=False)
-  process = context.Process(target=_run, args=(action, run_dir, out, sender))
-  process.start()
-  sender.close()
-  try:
-    found = receiver.recv()
-  except EOFError as error:
-    raise errors.MachineError(
-      "a measurement ended early; its reason stands above"
-    ) from error
-  finally:
-    process.join()
-  return found
+  return alone.run(_timed, action, run_dir, out)
 
 
-def _run(action, run_dir, out, sender) -> None:
+def _timed(action, run_dir, out) -> float:
   start = time.monotonic()
   action(run_dir, out)
-  seconds = time.monotonic() - start
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-  sender.send((seconds, peak * (1 if sys.platform == "darwin" else 1024)))
+  return time.monotonic() - start
 
 
 def show(rows: list[Row]) -> str:

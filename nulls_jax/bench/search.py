@@ -22,7 +22,8 @@ import numpy as np
 from nulls_jax import errors, files
 from nulls_jax.bench import corpus
 from nulls_jax.bench.settings import SearchSettings
-from nulls_jax.data import ledger, passages, prepare
+from nulls_jax.data import ledger, passages
+from nulls_jax.data.preparation import dataset
 from nulls_jax.unlearning import find
 
 REPORT = "search.json"
@@ -60,7 +61,7 @@ def measure(
     have been dropped from the page cache, and the number of sources found.
   """
   result = {}
-  with ledger.Ledger.open(directory / prepare.LEDGER) as book:
+  with ledger.Ledger.open(directory / dataset.LEDGER) as book:
     count = book.num_sources
   draw = np.random.default_rng([seed, 3])
   texts = _texts(directory, draw.integers(1, count + 1, 2 * repeats))
@@ -86,7 +87,7 @@ def measure(
 
 def _texts(directory: pathlib.Path, indices: np.ndarray) -> list[list[str]]:
   """Return the words of the passages of these sources."""
-  prepared = prepare.Prepared.open(directory)
+  prepared = dataset.Prepared.open(directory)
   with passages.Index.open(prepared) as index:
     result = []
     for source in indices.tolist():
@@ -140,12 +141,12 @@ def _queries(
 def _timed(directory: pathlib.Path, query: find.Query, found: list) -> float:
   """Return the milliseconds of a query with all that it needs opened."""
   start = time.perf_counter()
-  with ledger.Ledger.open(directory / prepare.LEDGER) as book:
+  with ledger.Ledger.open(directory / dataset.LEDGER) as book:
     try:
       if query.quote is None:
         number = sum(1 for _ in find.find(book, query).sources)
       else:
-        prepared = prepare.Prepared.open(directory)
+        prepared = dataset.Prepared.open(directory)
         with passages.Index.open(prepared) as index:
           findings = find.find(book, query, index)
           number = len(findings.candidates) + sum(1 for _ in findings.sources)

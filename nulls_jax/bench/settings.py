@@ -43,6 +43,29 @@ class ForecastSettings:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+  """Preparing generated documents, whole runs of the command in turn.
+
+  Attributes:
+    megabytes: of text.
+    workers: that count, one measurement for each number, each on as many
+      cores; the first is what the others are compared with.
+    rounds: in each, every number of workers is timed once.
+    vocab_size: of the tokenizer that each run trains.
+    out: folder for documents and datasets, removed afterwards; needs three
+      times the size. A temporary one by default.
+    seed: of everything drawn.
+  """
+
+  megabytes: float = 200.0
+  workers: tuple[int, ...] = (1, 2)
+  rounds: int = 3
+  vocab_size: int = 16_384
+  out: pathlib.Path | None = None
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RedactSettings:
   """Erasures and their check on a large run.
 
@@ -58,6 +81,80 @@ class RedactSettings:
   sources: tuple[int, ...] = (1, 10_000)
   repeats: int = 3
   out: pathlib.Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputSettings:
+  """Reading batches from prepared rows.
+
+  Attributes:
+    lengths: tokens of a row, one measurement for each number.
+    tile: tokens that share a source.
+    batch: rows that a process reads for one step.
+    tokens: in each generated dataset.
+    repeats: of each measurement.
+    seconds: least length of one measurement.
+    out: folder for the JSON file.
+    seed: of tokens, sources and order.
+  """
+
+  lengths: tuple[int, ...] = (256, 1024, 4096)
+  tile: int = 64
+  batch: int = 64
+  tokens: int = 16_000_000
+  repeats: int = 7
+  seconds: float = 2.0
+  out: pathlib.Path = pathlib.Path("bench")
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaleSettings:
+  """Ledger, routing, forecast and input with millions of sources.
+
+  Attributes:
+    out: folder of the generated ledger and rows; what is there is used again.
+    sources: in the ledger.
+    rows: of eight sources each, evenly spread over the ledger; 0 gives every
+      source a place in one.
+    erase: sources erased, one forecast and one copy for each number.
+    suspend: sources on the revocation list.
+    hosts: that share a batch, one measurement of the input for each number.
+    batch: rows of all hosts.
+    seconds: least length of one measurement of the input.
+    repeats: of each stage that can be repeated.
+    threads: that count.
+    only: stages whose names contain one of these; all by default.
+    seed: of everything drawn.
+  """
+
+  out: pathlib.Path
+  sources: int = 6_400_000
+  rows: int = 0
+  erase: tuple[int, ...] = (1, 100, 10_000)
+  suspend: int = 100_000
+  hosts: tuple[int, ...] = (1, 64)
+  batch: int = 512
+  seconds: float = 5.0
+  repeats: int = 3
+  threads: int = 2
+  only: tuple[str, ...] = ()
+  seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DictionarySettings:
+  """A generated dictionary for `nulls prepare`: many short articles.
+
+  Attributes:
+    out: JSON Lines file of the articles.
+    sources: articles, each a source of its own.
+    seed: of everything drawn.
+  """
+
+  out: pathlib.Path
+  sources: int = 145_000
+  seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

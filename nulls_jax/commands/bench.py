@@ -28,6 +28,37 @@ class BenchForecast(settings.ForecastSettings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchScale(settings.ScaleSettings):
+  """Ledger, routing, forecast and input with millions of sources."""
+
+  def run(self) -> None:
+    from nulls_jax.bench import scale
+
+    print(scale.run(self, _say))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchPrepare(settings.PrepareSettings):
+  """Time and memory of preparing documents, by number of workers."""
+
+  def run(self) -> None:
+    from nulls_jax.bench import prepare
+
+    print(prepare.show(prepare.measure(self, _say)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchDictionary(settings.DictionarySettings):
+  """Write a generated dictionary: many sources, a short article each."""
+
+  def run(self) -> None:
+    from nulls_jax.bench import dictionary
+
+    size = dictionary.write(self.out, self.sources, self.seed)
+    print(f"{self.out}: {self.sources:,} articles, {size / 1e6:,.1f} MB")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchRedact(settings.RedactSettings):
   """Time and memory of erase and verify, over what the disk itself takes."""
 
@@ -49,6 +80,16 @@ class Bench(settings.ThroughputSettings):
     from nulls_jax.bench import throughput
 
     print(throughput.run(self, _say))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchInput(settings.InputSettings):
+  """Time reading batches from prepared rows, on the cores it may use."""
+
+  def run(self) -> None:
+    from nulls_jax.bench import input as input_lib
+
+    print(input_lib.run(self, _say))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,8 @@ class Compile:
     config: file whose settings are the defaults of the flags below.
     out: JSON file of the report.
     markdown: print one row of a table instead of a page.
+    shapes: compile nothing and need no libtpu: say at once what the state
+      takes and what a step must send, by the shapes of the arrays.
     no_count: do not also compile programs of one and two layers, to count
       FLOPs and bytes in them.
     settings: the whole configuration.
@@ -33,26 +35,48 @@ class Compile:
   config: pathlib.Path | None = None
   out: pathlib.Path | None = None
   markdown: bool = False
+  shapes: bool = False
   no_count: bool = False
   settings: Annotated[run_config.RunConfig, tyro.conf.arg(name="")]
 
   def run(self) -> None:
-    from nulls_jax.planning import plan, report, topologies
+    from nulls_jax.planning import topologies
 
     name = self.config.stem if self.config else "the defaults"
-    found = plan.plan(
-      self.settings,
-      topologies.parse(self.topology, self.num_slices),
-      say=lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True),
-      count=not self.no_count,
-    )
-    if self.markdown:
-      print(report.markdown_row(name, found), flush=True)
-    else:
-      print(report.page(found), flush=True)
+    topology = topologies.parse(self.topology, self.num_slices)
+    plan = self._shapes if self.shapes else self._compiled
+    found, row, page, refusal = plan(name, topology)
+    print(row if self.markdown else page, flush=True)
     if self.out is not None:
       values = json.dumps({"configuration": name, **found}, indent=2)
       files.write_whole(self.out, values + "\n")
     if not found["fits"]:
-      line = f"{name} {report.verdict(found)}"
-      raise errors.UserError("; try ".join([line, *found["advice"][:1]]))
+      raise errors.UserError(refusal)
+
+  def _shapes(self, name, topology):
+    from nulls_jax.planning import report, shapes
+
+    found = shapes.plan(self.settings, topology)
+    return (
+      found,
+      report.shapes_row(name, found),
+      report.shapes_page(found),
+      f"{name} does not fit {topology.name}: its state alone is too large",
+    )
+
+  def _compiled(self, name, topology):
+    from nulls_jax.planning import plan, report
+
+    found = plan.plan(
+      self.settings,
+      topology,
+      say=lambda line: print(f"{name}: {line}", file=sys.stderr, flush=True),
+      count=not self.no_count,
+    )
+    line = f"{name} {report.verdict(found)}"
+    return (
+      found,
+      report.markdown_row(name, found),
+      report.page(found),
+      "; try ".join([line, *found["advice"][:1]]),
+    )

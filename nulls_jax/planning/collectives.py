@@ -77,9 +77,10 @@ def read(text: str) -> list[Collective]:
       if kind == "all-reduce" and name.startswith(_SCATTERED):
         kind = "reduce-scatter"
       whole = _whole_bytes(match[1], match[2], bool(match[3]), group)
-      # Pieces of an overlapped operation share its channel.
+      # Pieces of an overlapped operation share its channel and its size;
+      # others may have the same channel.
       channel = re.search(r"channel_id=(\d+)", line)
-      key = channel[1] if channel else (name, number)
+      key = (channel[1], kind, whole) if channel else (name, number)
       known = operations.get(key)
       if group > 1 and (known is None or known[0] < times[name]):
         operations[key] = times[name], kind, whole, group

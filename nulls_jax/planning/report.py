@@ -15,6 +15,12 @@ MARKDOWN_HEAD = (
   "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
 )
 
+SHAPES_HEAD = (
+  "| configuration | topology | chips | data x fsdp | rows a step | state, "
+  "GiB | of | it fits | sent, MiB: parameters | gradients | rows | "
+  "embeddings | all | between slices |\n" + "| --- " * 14 + "|"
+)
+
 
 def page(report: dict) -> str:
   """Return what `nulls compile` prints."""
@@ -181,6 +187,70 @@ def markdown_row(name: str, report: dict) -> str:
     ]
   else:
     cells += [""] * 4
+  return f"| {' | '.join(cells)} |"
+
+
+def shapes_page(report: dict) -> str:
+  """Return what `nulls compile --shapes` prints.
+
+  Args:
+    report: from `shapes.plan`.
+  """
+  topology, mesh = report["topology"], report["mesh"]
+  held, sent = report["state_bytes"], report["sent_bytes"]
+  needed, available = sum(held.values()), topology["usable_bytes"]
+  lines = [
+    f"{report['parameters']:,} parameters, "
+    f"{report['tokens_per_step']:,} tokens a step, on {topology['name']}: "
+    f"{topology['chips']} chips as data {mesh['data']} x fsdp {mesh['fsdp']}",
+    "",
+    f"memory of one chip, by shapes{'GiB':>22}",
+  ]
+  for name, size in (
+    ("parameters", held["params"]),
+    ("optimiser", held["opt_state"]),
+    ("of both: the sink table's", report["table_bytes"]),
+    ("batch", report["batch_bytes"]),
+    ("what a program can have", available),
+  ):
+    lines.append(f"  {name:38}{size / _GIB:10,.3f}")
+  verdict = "fits" if report["fits"] else "does not fit"
+  lines += [
+    f"  the state alone {verdict} ({needed / available:.0%} of a chip); what "
+    "lives within the step comes on top",
+    "",
+    f"sent by a chip in one step, at the least{'MiB':>11}",
+  ]
+  for name, label in (
+    ("parameters", "parameters, gathered over fsdp"),
+    ("gradients", "gradients, over fsdp and data"),
+    ("rows", "rows of sinks, and their gradients"),
+    ("embeddings", "embeddings, and their gradients"),
+    ("total", "all"),
+    ("between_slices", "of it between slices"),
+  ):
+    lines.append(f"  {label:38}{sent[name] / _MIB:10,.1f}")
+  return "\n".join(lines)
+
+
+def shapes_row(name: str, report: dict) -> str:
+  """Return a row under `SHAPES_HEAD`; arguments as `markdown_row`."""
+  topology, mesh = report["topology"], report["mesh"]
+  sent = report["sent_bytes"]
+  parts = ("parameters", "gradients", "rows", "embeddings", "total")
+  between = sent["between_slices"] if topology["num_slices"] > 1 else None
+  cells = [
+    name,
+    topology["name"],
+    f"{topology['chips']:,}",
+    f"{mesh['data']} x {mesh['fsdp']}",
+    f"{report['rows_per_step']:,}",
+    f"{sum(report['state_bytes'].values()) / _GIB:.2f}",
+    f"{topology['usable_bytes'] / _GIB:.2f}",
+    "yes" if report["fits"] else "**no**",
+    *(f"{sent[part] / _MIB:,.0f}" for part in parts),
+    "" if between is None else f"{between / _MIB:,.1f}",
+  ]
   return f"| {' | '.join(cells)} |"
 
 

@@ -143,16 +143,12 @@ def devices(topology: Topology) -> list:
   return list(found.devices)
 
 
-def make_mesh(config: MeshConfig, topology: Topology, found: list):
-  """Return the mesh `data x fsdp x tensor` over a topology's devices.
-
-  Several slices share the data axis and no other: only gradients cross the
-  network between them.
+def axes(config: MeshConfig, topology: Topology) -> tuple[int, int, int]:
+  """Return the sizes of data, fsdp and tensor over a topology's chips.
 
   Args:
     config: sizes of the axes; data=-1 takes what the others leave.
-    topology: whose devices they are.
-    found: from `devices`.
+    topology: whose chips they are.
 
   Raises:
     errors.UserError: the axes do not make the topology's chips, or the data
@@ -166,12 +162,30 @@ def make_mesh(config: MeshConfig, topology: Topology, found: list):
       f"tensor={config.tensor} does not make the {topology.num_chips} chips "
       f"of {topology.name}; change the mesh section, or leave data=-1"
     )
-  slices = topology.num_slices
-  if data % slices:
+  if data % topology.num_slices:
     raise errors.UserError(
-      f"mesh: data={data} cannot be split over {slices} slices; make data a "
-      "multiple of num_slices"
+      f"mesh: data={data} cannot be split over {topology.num_slices} slices; "
+      "make data a multiple of num_slices"
     )
+  return data, config.fsdp, config.tensor
+
+
+def make_mesh(config: MeshConfig, topology: Topology, found: list):
+  """Return the mesh `data x fsdp x tensor` over a topology's devices.
+
+  Several slices share the data axis and no other: only gradients, and rows of
+  a dedicated table that is cut over it, cross the network between them.
+
+  Args:
+    config: sizes of the axes; data=-1 takes what the others leave.
+    topology: whose devices they are.
+    found: from `devices`.
+
+  Raises:
+    errors.UserError: as `axes`, or they do not map onto the topology.
+  """
+  data, *_ = axes(config, topology)
+  slices = topology.num_slices
   shape = (data // slices, config.fsdp, config.tensor)
   try:
     if slices > 1:

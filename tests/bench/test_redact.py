@@ -37,8 +37,7 @@ def test_measures_every_layout_against_its_floor(rows):
   erasing = found["erase 1 source"]
   assert erasing.ratios == [erasing.seconds[0] / floor]
   assert found["copy"].ratios == found["verify 1 source"].ratios == []
-  # A process begins with the peak of the one that starts it, here the tests'.
-  assert all(30e6 < row.peaks[0] < 20e9 for row in rows)
+  assert all(30e6 < row.peaks[0] < 2e9 for row in rows)
 
 
 def test_shows_a_line_a_measurement(rows):

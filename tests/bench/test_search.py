@@ -7,7 +7,8 @@ import pytest
 from nulls_jax import errors
 from nulls_jax.bench import corpus, search
 from nulls_jax.bench.settings import SearchSettings
-from nulls_jax.data import ledger, passages, phrases, prepare
+from nulls_jax.data import ledger, passages, phrases
+from nulls_jax.data.preparation import dataset
 
 COUNT = 100
 
@@ -24,7 +25,7 @@ def made(tmp_path_factory):
 
 
 def test_every_passage_is_whole_and_has_its_own_word(made):
-  prepared = prepare.Prepared.open(made)
+  prepared = dataset.Prepared.open(made)
   owns = {corpus.own_word(index) for index in range(1, COUNT + 1)}
   assert len(owns) == COUNT
   known = {corpus.word(rank) for rank in range(2000)}

@@ -103,6 +103,17 @@ ENTRY %main (x: f32[4,128]) -> f32[8,128] {
   assert found(text) == {"all-gather": (1, 4096, 2048)}
 
 
+def test_operations_that_share_a_channel_both_count():
+  line = "  %alone = f32[960]{0} all-reduce(%x), channel_id=11"
+  other = (
+    "  %again = f32[60,512]{1,0} reduce-scatter(%x), channel_id=8, "
+    "replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}, to_apply=%add\n"
+  )
+  reduced = 32 * 960 * 512 * 4 + 480 * 512 * 4
+  both = found(TEXT.replace(line, other + line))["reduce-scatter"]
+  assert both == (33, reduced, reduced * 7 // 8)
+
+
 def test_a_reduce_scatter_is_as_large_as_what_it_reduces():
   text = """\
 ENTRY %main (x: f32[8,128]) -> f32[2,128] {

@@ -43,6 +43,7 @@ def write(
 def _vacuum(source: pathlib.Path, target: pathlib.Path) -> None:
   uri = f"{source.absolute().as_uri()}?mode=ro"
   with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+    connection.execute(ledger_lib.REWRITE)
     connection.execute("VACUUM INTO ?", (str(target),))
 
 

@@ -180,16 +180,13 @@ def _check_sources(
   """Refuse the list of another run."""
   listed = {source for entry in revocations.entries for source in entry.sources}
   with ledger_lib.Ledger.open(run_dir / LEDGER_FILE) as ledger:
-    for source_id, index in sorted(listed):
-      try:
-        found = ledger.find_by_id(source_id).index
-      except errors.UserError:
-        found = None
-      if found != index:
-        raise errors.UserError(
-          f"{path}: {run_dir / LEDGER_FILE} has no source {source_id:016x} "
-          f"with index {index}; this is the list, or the ledger, of another run"
-        )
+    known = ledger.indices(source_id for source_id, _ in listed)
+  for source_id, index in sorted(listed):
+    if known.get(source_id) != index:
+      raise errors.UserError(
+        f"{path}: {run_dir / LEDGER_FILE} has no source {source_id:016x} with "
+        f"index {index}; this is the list, or the ledger, of another run"
+      )
 
 
 # -- Writing
