@@ -35,7 +35,7 @@ class Doctor:
   """
 
   data: Annotated[pathlib.Path, tyro.conf.arg(name="data")]
-  run_dir: Annotated[str, tyro.conf.arg(name="run")]
+  run_dir: Annotated[str, tyro.conf.arg(name="run", metavar="PATH")]
   config: pathlib.Path | None = None
   limit_seconds: float = 120.0
   topology: str | None = None

@@ -31,7 +31,7 @@ class Train:
 
   data: Annotated[pathlib.Path, tyro.conf.arg(name="data")]
   # No `Path`, which would make one slash of two.
-  run_dir: Annotated[str, tyro.conf.arg(name="run")]
+  run_dir: Annotated[str, tyro.conf.arg(name="run", metavar="PATH")]
   grow_from: pathlib.Path | None = None
   config: pathlib.Path | None = None
   cluster: places.ClusterFlags = places.ClusterFlags()
