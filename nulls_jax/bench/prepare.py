@@ -27,7 +27,7 @@ from collections.abc import Callable
 import numpy as np
 
 from nulls_jax import errors
-from nulls_jax.bench import rounds
+from nulls_jax.bench import alone, rounds
 from nulls_jax.bench.settings import PrepareSettings
 from nulls_jax.data.preparation import dataset
 
@@ -117,6 +117,18 @@ def _run(path: pathlib.Path, settings: PrepareSettings, cores: list) -> Run:
     f"--workers={len(cores)}",
     f"--data.vocab-size={settings.vocab_size}",
   ]
+  # From a small process: the peak of a command begins with that of the one
+  # that starts it.
+  (run, failure), _ = alone.run(_timed, command, cores)
+  if failure is not None:
+    raise errors.MachineError(f"{' '.join(command)} failed: {failure}")
+  dataset.Prepared.open(out)
+  shutil.rmtree(out)
+  return run
+
+
+def _timed(command: list[str], cores: list) -> tuple[Run, str | None]:
+  """Run a command on some cores; return what it took, and why it failed."""
   start = time.perf_counter()
   process = subprocess.Popen(
     command,
@@ -128,13 +140,10 @@ def _run(path: pathlib.Path, settings: PrepareSettings, cores: list) -> Run:
   _, status, usage = os.wait4(process.pid, 0)
   seconds = time.perf_counter() - start
   process.returncode = os.waitstatus_to_exitcode(status)
+  failure = None
   if process.returncode:
-    raise errors.MachineError(
-      f"{' '.join(command)} failed: {said.decode(errors='replace').strip()}"
-    )
-  dataset.Prepared.open(out)
-  shutil.rmtree(out)
-  return Run(seconds=seconds, peak_bytes=1024 * usage.ru_maxrss)
+    failure = said.decode(errors="replace").strip()
+  return Run(seconds=seconds, peak_bytes=1024 * usage.ru_maxrss), failure
 
 
 def generate(

@@ -104,6 +104,9 @@ class Hub:
   def close(self) -> None:
     """Wait, for a limited time, until the others have left."""
     self._thread.join(_LEAVE_SECONDS)
+    # Closed alone, it would go on listening while a thread accepts from it.
+    with contextlib.suppress(OSError):
+      self._socket.shutdown(socket.SHUT_RDWR)
     self._socket.close()
 
   def _accept(self):

@@ -166,9 +166,7 @@ def command(tmp_path, port, rank):
   )
 
 
-def test_the_command_names_who_did_not_answer(
-  refused, free_port, tmp_path, capfd
-):
+def test_the_command_names_who_did_not_answer(refused, free_port, tmp_path):
   line = refused(*command(tmp_path, free_port, 0), status=1)
   assert "processes 1, 2 of 3 did not answer within 0 s; see whether" in line
   line = refused(*command(tmp_path, free_port, 2), status=1)
