@@ -11,6 +11,7 @@ loads JAX.
 import contextlib
 import dataclasses
 import io
+import logging
 import os
 import pathlib
 import sys
@@ -188,6 +189,7 @@ def _quiet_libraries() -> None:
   # Orbax logs a failure with its traceback, in every thread that sees it,
   # before it raises it; and leaves something behind.
   absl.logging.set_verbosity(absl.logging.FATAL)
+  logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # Does so as well.
   warnings.filterwarnings("ignore", "coroutine 'Store", RuntimeWarning)
 
 
@@ -213,6 +215,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = _fail(error, 1)
   except errors.StartAgain as error:
     status = _fail(error, errors.START_AGAIN)
+  except PermissionError as error:
+    if error.filename is None:
+      raise
+    # Below a folder that may not be entered nobody knows what is there.
+    status = _fail(
+      f"{error.filename}: {error.strerror}; change its permissions or its "
+      "folder's, or choose another place",
+      2,
+    )
   except KeyboardInterrupt:
     status = _fail("interrupted; run the same command to go on", 130)
     return member.end(status)

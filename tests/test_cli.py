@@ -106,7 +106,7 @@ def test_wrong_flags(arguments, expected, nulls):
     ('{"source": "a"}\n', r'in\.jsonl:1: no text; add the field "text"'),
     (
       '{"source": "a", "text": " "}\n',
-      r'in\.jsonl:1: text is empty; fill "text" or delete the line',
+      r'in\.jsonl:1: text is empty; fill "text" or leave it out',
     ),
     (
       '{"source": "a", "text": 3}\n',

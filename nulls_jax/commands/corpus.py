@@ -77,24 +77,27 @@ class _Documents:
   workers: int = 0
   data: DataConfig = DataConfig()
 
-  def _arguments(self) -> dict[str, Any]:
+  def _job(self, **more: Any):
     from nulls_jax.data import splits
+    from nulls_jax.data.preparation import job
     from nulls_jax.data.reading import inputs, keys
 
-    return {
-      "reading": inputs.Settings(
+    return job.Job(
+      self.documents,
+      self.data,
+      reading=inputs.Settings(
         text_field=self.text_field,
         sources=self.sources,
         allow_no_source=self.allow_no_source,
         data_dir=str(self.data_dir) if self.data_dir else None,
       ),
-      "exclude": keys.read_keys(self.exclude) if self.exclude else (),
-      "on_error": "refuse" if self.refuse_bad_lines else "stop",
-      "splits": splits.Splits(
+      exclude=keys.read_keys(self.exclude) if self.exclude else (),
+      on_error="refuse" if self.refuse_bad_lines else "stop",
+      splits=splits.Splits(
         sources=self.hold_out_sources, documents=self.hold_out_documents
       ),
-      "workers": _count_workers(self.workers),
-    }
+      **more,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,19 +125,15 @@ class Prepare(_Documents):
   def run(self) -> None:
     from nulls_jax.data.preparation import prepare, shards
 
-    arguments_ = self._arguments() | {
-      "tokenizer_path": self.tokenizer,
-      "extends": arguments.locate(self.extend)[0] if self.extend else None,
-    }
+    job = self._job(
+      tokenizer_path=self.tokenizer,
+      extends=arguments.locate(self.extend)[0] if self.extend else None,
+    )
     with _progress() as progress:
+      how = {"workers": _count_workers(self.workers), "progress": progress}
       if self.shard is not None:
         done = shards.prepare_shard(
-          self.documents,
-          self.out,
-          self.data,
-          _parse_shard(self.shard),
-          progress=progress,
-          **arguments_,
+          job, self.out, _parse_shard(self.shard), **how
         )
         print(
           f"{done['directory']}: {done['out']:,} documents in "
@@ -142,9 +141,7 @@ class Prepare(_Documents):
           f"prepare merge --out {self.out}"
         )
         return
-      manifest = prepare.prepare(
-        self.documents, self.out, self.data, progress=progress, **arguments_
-      )
+      manifest = prepare.prepare(job, self.out, **how)
     _print_counts(self.out, manifest)
     old = manifest.get("extends", {})
     if old:
@@ -172,11 +169,10 @@ class PrepareTokenizer(_Documents):
 
     with _progress() as progress:
       trained = prepare.train_tokenizer(
-        self.documents,
+        self._job(),
         self.out,
-        self.data,
+        workers=_count_workers(self.workers),
         progress=progress,
-        **self._arguments(),
       )
     print(
       f"{self.out}: {trained['vocab_size']:,} pieces from "
@@ -212,18 +208,27 @@ class PrepareMerge:
 class PrepareCheck:
   """Check every file of a prepared dataset against its manifest.
 
+  Of a mixture, its own files and those of the sets that it joins.
+
   Attributes:
-    data: folder of the prepared dataset.
+    data: folder of the prepared dataset, or of a mixture.
   """
 
   data: pathlib.Path
 
   def run(self) -> None:
+    from nulls_jax.data import mixture
     from nulls_jax.data.preparation import dataset
 
-    found = dataset.Prepared.open(self.data, verify=True)
-    count = len(found.manifest["files"])
-    print(f"{self.data}: {count} files are what the manifest says")
+    found = mixture.open_dataset(self.data, verify=True)
+    manifests = {found.directory: found.manifest}
+    for part in mixture.parts_of(found):
+      if part.directory not in manifests:
+        manifests[part.directory] = dataset.read_manifest(part.directory)
+    for place, manifest in manifests.items():
+      print(
+        f"{place}: {len(manifest['files'])} files are what the manifest says"
+      )
 
 
 def _count_workers(asked: int) -> int:
@@ -264,9 +269,10 @@ def _print_counts(out: pathlib.Path, manifest: dict[str, Any]) -> None:
     "sources_with_documents", counts["sources"]
   )
   print(
-    f"{out}: {counts['documents_out']:,} documents of "
-    f"{num_sources:,} sources, {counts['tokens']:,} tokens in "
-    f"{counts['rows']:,} rows; {counts['documents_refused']:,} refused, "
+    f"{out}: {errors.counted(counts['documents_out'], 'document')} of "
+    f"{errors.counted(num_sources, 'source')}, {counts['tokens']:,} tokens in "
+    f"{errors.counted(counts['rows'], 'row')}; "
+    f"{counts['documents_refused']:,} refused, "
     f"{counts['documents_excluded']:,} excluded; vocabulary "
     f"{manifest['vocab_size']:,}"
   )

@@ -15,12 +15,13 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from array_record.python import array_record_module
 
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.data import mixture, packing, stored_rows
 from nulls_jax.data.preparation import dataset
+from nulls_jax.data.preparation import rows as rows_lib
+from nulls_jax.data.preparation import work as work_lib
 
 
 def read_visits(path: str | os.PathLike) -> dict[str, int]:
@@ -107,7 +108,8 @@ def take_out(
       places[number].append((place, rows_R))
     if len(kept_R) < parts[place]["rows"]:
       parts[place] |= {"rows": len(kept_R), "kept": f"kept-{place:03d}.npy"}
-      np.save(directory / parts[place]["kept"], kept_R.astype(np.uint32))
+      path = directory / parts[place]["kept"]
+      work_lib.write_array(path, kept_R.astype(np.uint32))
   result = []
   for number in visits:
 
@@ -117,8 +119,10 @@ def take_out(
         yield from _documents(opened[place], rows_R, mine)
 
     name = f"visits-{number:06d}.array_record"
-    rows = packing.pack(documents(), config.row_length, config.tile)
-    count = _write_rows(directory / name, rows)
+    packed = packing.pack(documents(), config.row_length, config.tile)
+    count = rows_lib.write_records(
+      directory / name, (row.to_bytes() for row in packed)
+    )
     result.append(
       mixture.part_fields(row_files=[name], rows=count, visits=number)
     )
@@ -177,19 +181,3 @@ def _documents(
           if index:
             text = tokens[np.repeat(tiles, tile)]
             yield text[text != packing.PAD], index
-
-
-def _write_rows(path: pathlib.Path, rows: Iterator[packing.Row]) -> int:
-  try:
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-    count = 0
-    for row in rows:
-      writer.write(row.to_bytes())
-      count += 1
-    writer.close()
-  except RuntimeError as error:
-    raise errors.MachineError(
-      f"writing {path} failed: {str(error).split(';')[0]}; free space and "
-      "repeat"
-    ) from error
-  return count

@@ -4,8 +4,8 @@ Owns what may be joined, the joint ledger, how many rows of each set a pass
 has, and the rows of sources that are seen an exact number of times. Streams:
 memory grows with the number of sources and rows (a few words each).
 
-Invariant: a folder with a manifest is complete; the sets that it joins are
-read and never written.
+Invariant: a mixture has its name when it is complete, and one process at a
+time makes it; the sets that it joins are read and never written.
 """
 
 import dataclasses
@@ -15,7 +15,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,8 @@ from nulls_jax import errors, files
 from nulls_jax.data import exact_visits, joint_ledger, mixture
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.data.preparation import dataset
+from nulls_jax.data.preparation import job as job_lib
+from nulls_jax.data.preparation import work as work_lib
 
 # Rows of a pass; products of two such numbers fit 64 bits.
 _MAX_ROWS = 2**31 - 1
@@ -82,8 +83,8 @@ def mix(
       left of them. None: each of those is seen whole once at least.
 
   Raises:
-    errors.UserError: the sets do not fit together, or something is in the
-      way.
+    errors.UserError: the sets do not fit together, something is in the way,
+      or another process is at work there.
     errors.MachineError: the disk is full.
   """
   out_directory = pathlib.Path(os.path.abspath(out_directory))
@@ -97,21 +98,17 @@ def mix(
     num_rows=num_rows,
   )
   inputs = job.inputs_digest()
-  with files.disk_errors(out_directory):
-    found = _find_reusable(out_directory, inputs)
-    if found is not None:
-      return found
-    partial = out_directory.with_name(f"{out_directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-      manifest = job.run(partial, inputs)
-      if out_directory.exists():
-        out_directory.rmdir()
-      os.replace(partial, out_directory)
-    except BaseException:
-      shutil.rmtree(partial, ignore_errors=True)
-      raise
+  found = _find_reusable(out_directory, inputs)
+  if found is not None:
+    return found
+  work = work_lib.Work.beside(out_directory)
+  with work.at_work():
+    # What a killed one left is made anew.
+    job_lib.begin(work, {"identity": {}, "wanted": "mixture"}, {})
+    for path in work.final.iterdir():
+      path.unlink()
+    manifest = job.run(work.final, inputs)
+    work.publish(out_directory)
   return manifest
 
 
@@ -156,8 +153,9 @@ def _check(sets: Sequence[Set], opened: Sequence[dataset.Prepared]) -> None:
         )
     if "extends" in one.manifest:
       wrong.append(
-        f"{name} goes on from a run (--extend), whose ledger it has; prepare "
-        "all the new documents in one dataset"
+        f"{name} goes on from a run (--extend): its ledger counts what the "
+        "run has seen, too; give all documents that the run is to learn from "
+        "to one `nulls prepare --extend`, in place of a mixture"
       )
     if not one.manifest["counts"]["rows"]:
       wrong.append(f"{name} has no rows; leave it out")
@@ -209,7 +207,10 @@ class _Job:
   def run(self, directory: pathlib.Path, inputs: str) -> dict[str, Any]:
     """Write everything into `directory`, the manifest last."""
     first = self.opened[0]
-    shutil.copyfile(first.tokenizer_path, directory / dataset.TOKENIZER)
+    work_lib.write(
+      directory / dataset.TOKENIZER,
+      lambda file: file.write(first.tokenizer_path.read_bytes()),
+    )
     joint_ledger.join(
       directory / dataset.LEDGER,
       [
@@ -228,6 +229,7 @@ class _Job:
       ]
       asked = exact_visits.by_number(book, self.source_visits)
     parts = self._parts(directory, tables, asked)
+    own = sorted(directory.iterdir())
     manifest = {
       "format": mixture.FORMAT,
       "config": first.config.to_dict(),
@@ -245,13 +247,10 @@ class _Job:
       "rows_sha256": inputs,
       "inputs_sha256": inputs,
       "parts": parts,
-      "files": {
-        path.name: path.stat().st_size for path in sorted(directory.iterdir())
-      },
+      "files": {path.name: path.stat().st_size for path in own},
+      "sha256": {path.name: files.sha256(path) for path in own},
     }
-    files.write_whole(
-      directory / dataset.MANIFEST, json.dumps(manifest, indent=2) + "\n"
-    )
+    work_lib.write_json(directory / dataset.MANIFEST, manifest)
     return manifest
 
   def _parts(
@@ -287,7 +286,7 @@ class _Job:
       # A set whose sources have the mixture's numbers needs no table.
       if not np.array_equal(table, np.arange(len(table))):
         fields["numbers"] = f"numbers-{number:03d}.npy"
-        np.save(directory / fields["numbers"], table)
+        work_lib.write_array(directory / fields["numbers"], table)
     parts = [fields for fields in [*parts, *own] if fields["rows"]]
     turns = _turns(parts, self.num_rows)
     for fields, count in zip(parts, turns, strict=True):

@@ -9,7 +9,6 @@ Invariant: which part a place belongs to, and which of its rows stands there,
 is a pure function of the mixture and the place: no state, no draw.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -24,6 +23,15 @@ from nulls_jax.data import packing
 from nulls_jax.data.preparation import dataset
 
 FORMAT = "nulls mixture 1"
+_NEEDED = {
+  "config": dict,
+  "counts": dict,
+  "ends": bool,
+  "files": dict,
+  "inputs_sha256": str,
+  "parts": list,
+  "sha256": dict,
+}
 # In place of a source's number: its documents are padding in this part.
 SILENT = np.uint32(2**32 - 1)
 
@@ -69,8 +77,15 @@ class Mixture(dataset.Prepared):
   end: int | None
 
 
-def open_dataset(directory: str | os.PathLike) -> dataset.Prepared:
+def open_dataset(
+  directory: str | os.PathLike, *, verify: bool = False
+) -> dataset.Prepared:
   """Open a prepared dataset, or a mixture of several.
+
+  Args:
+    directory: where it is.
+    verify: read every file, those of a mixture's sets too, and check its
+      digest.
 
   Raises:
     errors.UserError: it is neither, or it is damaged; or a mixture's set is
@@ -79,17 +94,15 @@ def open_dataset(directory: str | os.PathLike) -> dataset.Prepared:
   directory = pathlib.Path(directory)
   manifest = read_manifest(directory)
   if manifest is None:
-    return dataset.Prepared.open(directory)
-  wrong = [
-    f"{name} is missing or has another size"
-    for name, size in manifest["files"].items()
-    if not (directory / name).is_file()
-    or (directory / name).stat().st_size != size
-  ]
+    return dataset.Prepared.open(directory, verify=verify)
+  wrong = dataset.wrong_sizes(directory, manifest)
+  dataset.check_readable(directory, manifest)
+  if verify and not wrong:
+    wrong = dataset.wrong_files(directory, manifest["sha256"])
   parts = []
   for fields in manifest["parts"]:
     try:
-      parts.append(_open_part(directory, fields))
+      parts.append(_open_part(directory, fields, verify))
     except errors.UserError as error:
       wrong.append(str(error))
   if wrong:
@@ -110,12 +123,20 @@ def open_dataset(directory: str | os.PathLike) -> dataset.Prepared:
 
 
 def read_manifest(directory: pathlib.Path) -> dict | None:
-  """Return a mixture's manifest; None if the folder is no mixture."""
-  with contextlib.suppress(OSError, ValueError):
-    manifest = json.loads((directory / dataset.MANIFEST).read_text("utf-8"))
-    if isinstance(manifest, dict) and manifest.get("format") == FORMAT:
-      return manifest
-  return None
+  """Return a mixture's manifest; None if the folder is no mixture.
+
+  Raises:
+    errors.UserError: the manifest is damaged.
+  """
+  path = directory / dataset.MANIFEST
+  try:
+    manifest = json.loads(path.read_text("utf-8"))
+  except (OSError, ValueError):
+    return None
+  if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    return None
+  dataset.check_whole(path, manifest, _NEEDED)
+  return manifest
 
 
 def digest(prepared: dataset.Prepared) -> str:
@@ -123,12 +144,12 @@ def digest(prepared: dataset.Prepared) -> str:
   return files.sha256(prepared.directory / dataset.MANIFEST)
 
 
-def _open_part(directory: pathlib.Path, fields: dict) -> Part:
+def _open_part(directory: pathlib.Path, fields: dict, verify: bool) -> Part:
   own = [directory / name for name in fields.get("row_files", ())]
   place = directory
   if not own:
     place = pathlib.Path(os.path.normpath(directory / fields["directory"]))
-    opened = dataset.Prepared.open(place)
+    opened = dataset.Prepared.open(place, verify=verify)
     if digest(opened) != fields["manifest_sha256"]:
       raise errors.UserError(f"{place} is not the dataset that it was")
     own = opened.row_files

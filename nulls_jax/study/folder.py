@@ -13,7 +13,7 @@ from typing import Any
 
 from nulls_jax import config as run_config
 from nulls_jax import errors, files
-from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.data.reading import inputs
 from nulls_jax.study import corpus
 
@@ -67,15 +67,17 @@ def prepare_all(
 ) -> dict[str, int]:
   """Prepare all, and all but the erased; return the counts of all."""
   whole = directory / "data"
-  counts = prepare.prepare(texts.documents, whole, config.data)["counts"]
+  manifest = prepare.prepare(job.Job(texts.documents, config.data), whole)
   prepare.prepare(
-    texts.documents,
+    job.Job(
+      texts.documents,
+      config.data,
+      tokenizer_path=whole / dataset.TOKENIZER,
+      exclude=frozenset(texts.erased_keys),
+    ),
     directory / "data-retained",
-    config.data,
-    tokenizer_path=whole / dataset.TOKENIZER,
-    exclude=frozenset(texts.erased_keys),
   )
-  return counts
+  return manifest["counts"]
 
 
 def prepare_open(
@@ -93,11 +95,13 @@ def prepare_open(
   if not path.exists():
     corpus.write_open(texts, share, path)
   prepare.prepare(
-    path,
+    job.Job(
+      path,
+      config.data,
+      tokenizer_path=directory / "data" / dataset.TOKENIZER,
+      reading=inputs.Settings(allow_no_source=True),
+    ),
     directory / name,
-    config.data,
-    tokenizer_path=directory / "data" / dataset.TOKENIZER,
-    reading=inputs.Settings(allow_no_source=True),
   )
   return name
 

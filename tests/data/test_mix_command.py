@@ -2,8 +2,10 @@
 
 import json
 import math
+import shutil
 
 from nulls_jax.data import ledger, mixture
+from nulls_jax.data.preparation import dataset, job, work
 
 
 def test_sets_that_do_not_fit_are_refused_in_one_line(
@@ -14,7 +16,10 @@ def test_sets_that_do_not_fit_are_refused_in_one_line(
     "tile": make_set(tmp_path / "tile", ["x"], tile=16),
     "length": make_set(tmp_path / "length", ["x"], row_length=64),
     "classes": make_set(tmp_path / "classes", ["x"], class_tokens=100),
+    "grown": make_set(tmp_path / "grown", ["x"]),
   }
+  path = made["grown"].path / "manifest.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | {"extends": {}}))
   with ledger.Ledger.open(
     make_set(tmp_path / "erased", ["x", "y"]).path / "ledger.sqlite",
     read_only=False,
@@ -35,6 +40,9 @@ def test_sets_that_do_not_fit_are_refused_in_one_line(
     f"tile has data.tile 16 and {a} 8; prepare it with --data.tile 8",
     f"length has data.row_length 64 and {a} 32",
     f"classes has data.class_tokens 100 and {a} 0",
+    "grown goes on from a run (--extend): its ledger counts what the run has "
+    "seen, too; give all documents that the run is to learn from to one `nulls "
+    "prepare --extend`",
     "erased has 1 erased sources; prepare its documents again",
     f"{a} stands twice",
   ):
@@ -85,6 +93,56 @@ def test_bad_input_of_the_command(sets, tmp_path, refused, nulls):
   assert not (tmp_path / "out").exists()
   assert nulls("mix", "--out", tmp_path / "mix", "--data", a)[0] == 0
   assert "is a mixture itself" in refused(*out, "--data", tmp_path / "mix")
+
+
+def test_one_process_at_a_place(sets, tmp_path, refused, nulls):
+  """And what a killed one left is in nobody's way."""
+  command = ("mix", "--out", tmp_path / "mix", "--data", sets["a"].path)
+  place = work.Work.beside(tmp_path / "mix")
+  with place.locked():
+    line = refused(*command)
+  assert f"another process is at work in {place.directory}; wait" in line
+  job.begin(place, {"identity": {}, "wanted": "mixture"}, {})
+  (place.final / "ledger.sqlite").write_text("half of one")
+  assert nulls(*command)[0] == 0
+  assert [path.name for path in tmp_path.iterdir()] == ["mix"]
+  mixture.open_dataset(tmp_path / "mix", verify=True)
+
+
+def test_unfinished_preparations_stay(sets, tmp_path, refused):
+  place = work.Work.beside(tmp_path / "mix")
+  with place.locked():
+    job.begin(place, {"identity": {"tile": 32}, "wanted": "dataset"}, {})
+  before = sorted(tmp_path.rglob("*"))
+  line = refused("mix", "--out", tmp_path / "mix", "--data", sets["a"].path)
+  assert "holds an unfinished preparation with another result; start" in line
+  assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_reads_a_mixture_and_its_sets(sets, tmp_path, nulls, refused):
+  for name in "ab":
+    shutil.copytree(sets[name].path, tmp_path / name)
+  visits = tmp_path / "visits.jsonl"
+  visits.write_text('{"source": "a3", "visits": 7}\n')
+  out, a, b = (tmp_path / name for name in ("mix", "a", "b"))
+  nulls("mix", "--out", out, "--data", a, b, "--source-visits", visits)
+  check = ("prepare", "check", "--data", out)
+  status, said, err = nulls(*check)
+  assert (status, err) == (0, "")
+  assert said.splitlines() == [
+    f"{place}: {count} files are what the manifest says"
+    for place, count in ((out, 6), (a, 3), (b, 3))
+  ]
+  names = sorted(path.name for path in out.iterdir())
+  assert "visits-000007.array_record" in names
+  for path in (*(out / name for name in names), b / dataset.ROWS):
+    if path.name == dataset.MANIFEST:
+      continue
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    mixture.open_dataset(out)  # Sizes are as they were.
+    assert f"{path.name} has the SHA-256" in refused(*check)
+    path.write_bytes(content)
 
 
 def test_what_the_command_says(sets, tmp_path, nulls):

@@ -12,7 +12,7 @@ import pytest
 from nulls_jax import errors
 from nulls_jax.data import config as data_config
 from nulls_jax.data import ledger, passages, phrases
-from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.data.reading import inputs
 
 CONFIG = data_config.DataConfig(row_length=64, tile=16, vocab_size=400)
@@ -35,10 +35,10 @@ def original(tmp_path_factory):
   lines = [json.dumps({"source": s, "text": t}) for s, t in DOCUMENTS]
   (root / "documents").write_text("\n".join(lines))
   prepare.prepare(
-    root / "documents",
+    job.Job(
+      root / "documents", CONFIG, reading=inputs.Settings(allow_no_source=True)
+    ),
     root / "set",
-    CONFIG,
-    reading=inputs.Settings(allow_no_source=True),
   )
   return root / "set"
 

@@ -11,7 +11,7 @@ from array_record.python import array_record_module
 from nulls_jax import errors
 from nulls_jax.data import config as data_config
 from nulls_jax.data import encyclopedia, ledger, pipeline, stored_rows
-from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.sinks import assignment
 
 FIELDS = {
@@ -32,7 +32,7 @@ def prepared(tmp_path_factory):
   )
   path = book.write(directory / "corpus")["documents"]
   config = data_config.DataConfig(row_length=96, tile=32, vocab_size=1500)
-  prepare.prepare(path, directory / "set", config)
+  prepare.prepare(job.Job(path, config), directory / "set")
   return dataset.Prepared.open(directory / "set")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from nulls_jax import config as run_config
 from nulls_jax.data import encyclopedia
-from nulls_jax.data.preparation import prepare
+from nulls_jax.data.preparation import job, prepare
 from nulls_jax.training import loop
 from nulls_jax.unlearning.erasure import erase
 
@@ -50,7 +50,7 @@ def files(tmp_path_factory):
   paths = corpus.write(root)
   keys = sorted({line["source"] for line in corpus.documents()})
   forget = tuple(keys[3:6])
-  prepare.prepare(paths["documents"], root / "data", CONFIG.data)
+  prepare.prepare(job.Job(paths["documents"], CONFIG.data), root / "data")
   runs = {}
   for name, kind in (("trained", "dedicated"), ("dense", "none")):
     sinks = dataclasses.replace(CONFIG.sinks, kind=kind)

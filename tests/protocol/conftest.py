@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from nulls_jax import config as run_config
-from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.protocol import protocol as protocol_lib
 from nulls_jax.training import loop
 from nulls_jax.unlearning.erasure import erase
@@ -70,11 +70,13 @@ def world(tmp_path_factory, tiny_run, dense_run):
   revocation.suspend(runs["suspended"], forget)
   config = run_config.read(full / "config.json")
   prepare.prepare(
-    tiny_run.documents,
+    job.Job(
+      tiny_run.documents,
+      config.data,
+      tokenizer_path=tiny_run.data / dataset.TOKENIZER,
+      exclude=frozenset(forget),
+    ),
     root / "data",
-    config.data,
-    tokenizer_path=tiny_run.data / dataset.TOKENIZER,
-    exclude=frozenset(forget),
   )
   runs["retrained"] = root / "retrained"
   training = dataclasses.replace(config.training, num_steps=RETRAINED_STEPS)

@@ -4,7 +4,7 @@ import pytest
 
 from nulls_jax.data import encyclopedia
 from nulls_jax.data.config import DataConfig
-from nulls_jax.data.preparation import prepare
+from nulls_jax.data.preparation import job, prepare
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +16,9 @@ def prepared_dir(tmp_path_factory):
   )
   paths = corpus.write(root)
   prepare.prepare(
-    paths["documents"],
+    job.Job(
+      paths["documents"], DataConfig(row_length=256, tile=64, vocab_size=600)
+    ),
     root / "prepared",
-    DataConfig(row_length=256, tile=64, vocab_size=600),
   )
   return root / "prepared"

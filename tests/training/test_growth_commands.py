@@ -13,7 +13,7 @@ from nulls_jax import cli
 from nulls_jax import config as run_config
 from nulls_jax.data import encyclopedia, ledger, routing
 from nulls_jax.data import tokenizer as tokenizer_lib
-from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.sinks import assignment
 from nulls_jax.training import (
   checkpoint,
@@ -135,7 +135,7 @@ def world(tmp_path_factory, compiled):
     run=root / "run",
   )
   prepare.prepare(
-    write("old.jsonl", keys[:OLD]), root / "old-data", CONFIG.data
+    job.Job(write("old.jsonl", keys[:OLD]), CONFIG.data), root / "old-data"
   )
   _start_old_run(found.old, root / "old-data")
   _command(
@@ -313,15 +313,17 @@ def test_what_does_not_go_on_where_the_old_run_ends_is_refused(
     ("classes", world.all_documents, 10**6),
   ):
     prepare.prepare(
-      documents,
+      job.Job(
+        documents,
+        dataclasses.replace(CONFIG.data, class_tokens=class_tokens),
+        tokenizer_path=world.old / "tokenizer.model",
+      ),
       tmp_path / name,
-      dataclasses.replace(CONFIG.data, class_tokens=class_tokens),
-      tokenizer_path=world.old / "tokenizer.model",
     )
     line = refused(*grow, "--data", tmp_path / name)
     assert f"do not begin with the 8 of {world.old}" in line
     assert f"--extend {world.old}" in line
-  prepare.prepare(world.all_documents, tmp_path / "all", CONFIG.data)
+  prepare.prepare(job.Job(world.all_documents, CONFIG.data), tmp_path / "all")
   line = refused(*grow, "--data", tmp_path / "all")
   assert f"its tokenizer is not that of {world.old}" in line
 

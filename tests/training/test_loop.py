@@ -22,7 +22,7 @@ from tensorboardX.proto import event_pb2
 
 from nulls_jax import cli, errors
 from nulls_jax import config as run_config
-from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint, loop, metrics, partitioning, state
 from nulls_jax.unlearning.erasure import erase
@@ -343,6 +343,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     assert "inf" in last.split(";")[0]
     assert on_disk(run_dir) == {"20"}
     assert logged(run_dir)[-1]["step"] == 20
+  # All processes find it at once; none waits for a word of another.
+  failed = loop._not_finite(23, "loss inf", run_dir)
+  assert isinstance(failed, errors.MachineError) and failed.is_agreed
 
 
 def test_a_full_disk_during_a_save(tiny_run, tmp_path, small_disk, capsys):
@@ -504,11 +507,10 @@ def test_another_dataset_is_refused(tiny_run, tmp_path, capsys):
     ("other", None),
   ):
     prepare.prepare(
-      tiny_run.documents,
+      job.Job(
+        tiny_run.documents, config, tokenizer_path=model, exclude=excluded
+      ),
       tmp_path / name,
-      config,
-      tokenizer_path=model,
-      exclude=excluded,
     )
   fewer = dataclasses.replace(tiny_run, data=tmp_path / "fewer")
   assert train(fewer, tiny_run.path) == 2

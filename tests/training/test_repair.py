@@ -12,6 +12,7 @@ from nulls_jax import errors, files
 from nulls_jax.commands import repair as repair_command
 from nulls_jax.data import ledger
 from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.preparation import job as job_lib
 from nulls_jax.evaluation import inputs, score
 from nulls_jax.inference import restore
 from nulls_jax.sinks import assignment
@@ -281,11 +282,13 @@ def test_a_dataset_without_the_erased_sources(
 ):
   """Other indices, the same rows; nothing of the deleted to measure."""
   prepare.prepare(
-    tiny_run.documents,
+    job_lib.Job(
+      tiny_run.documents,
+      dataset.Prepared.open(tiny_run.data).config,
+      tokenizer_path=erased / "tokenizer.model",
+      exclude=tiny_run.keys[:NUM_ERASED],
+    ),
     tmp_path / "data",
-    dataset.Prepared.open(tiny_run.data).config,
-    tokenizer_path=erased / "tokenizer.model",
-    exclude=tiny_run.keys[:NUM_ERASED],
   )
   job = repair_job.open_job(erased, tmp_path / "data", SETTINGS, None)
   own = repair_job.open_job(erased, tiny_run.data, SETTINGS, None)
@@ -465,10 +468,12 @@ def test_sources_that_the_run_never_had(tiny_run, erased, tmp_path):
   lines = [{"source": key, "text": "some text"} for key in ("new", "newer")]
   documents.write_text("".join(json.dumps(line) + "\n" for line in lines))
   prepare.prepare(
-    documents,
+    job_lib.Job(
+      documents,
+      dataset.Prepared.open(tiny_run.data).config,
+      tokenizer_path=erased / "tokenizer.model",
+    ),
     tmp_path / "data",
-    dataset.Prepared.open(tiny_run.data).config,
-    tokenizer_path=erased / "tokenizer.model",
   )
   _refuse(
     r"2 of its sources are not in the ledger of .*: 'new', 'newer'; repair",
@@ -593,11 +598,13 @@ def test_survivors_of_a_source_that_the_dataset_lacks(
 ):
   """Rows of retained sources without documents stay as they are."""
   prepare.prepare(
-    tiny_run.documents,
+    job_lib.Job(
+      tiny_run.documents,
+      dataset.Prepared.open(tiny_run.data).config,
+      tokenizer_path=erased / "tokenizer.model",
+      exclude=tiny_run.keys[:20],
+    ),
     tmp_path / "data",
-    dataset.Prepared.open(tiny_run.data).config,
-    tokenizer_path=erased / "tokenizer.model",
-    exclude=tiny_run.keys[:20],
   )
   config = repair_job.run_config.read(erased / "config.json").sinks
   who = survivors.find(erased, config, 1, tmp_path / "data" / "ledger.sqlite")

@@ -8,7 +8,7 @@ from nulls_jax import errors
 from nulls_jax.commands import search
 from nulls_jax.data import config as data_config
 from nulls_jax.data import ledger, passages, phrases, selection
-from nulls_jax.data.preparation import dataset, prepare
+from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.data.reading import inputs
 from nulls_jax.unlearning import find
 
@@ -63,10 +63,10 @@ def data(tmp_path_factory):
   lines = [json.dumps(document) for document in DOCUMENTS]
   (root / "documents").write_text("\n".join(lines))
   prepare.prepare(
-    root / "documents",
+    job.Job(
+      root / "documents", CONFIG, reading=inputs.Settings(allow_no_source=True)
+    ),
     root / "set",
-    CONFIG,
-    reading=inputs.Settings(allow_no_source=True),
   )
   prepared = dataset.Prepared.open(root / "set")
   passages.build(prepared)

@@ -1,7 +1,6 @@
 """Blocks that are done, of one machine or of many shards, to one dataset.
 
-Owns the order of the last steps: ledger, rows, manifest, the name. Reads no
-document.
+Owns the order of the last steps: ledger, rows, manifest. Reads no document.
 
 Invariant: documents in = out + excluded + refused + held out, and the
 manifest is written when every other file is whole.
@@ -218,14 +217,3 @@ class Blocks:
       task.path(number).name: work_lib.read_json(task.facts(number))
       for number in range(len(groups))
     }
-
-
-def publish(work: work_lib.Work, out_directory: pathlib.Path) -> None:
-  """Give the finished dataset its name; delete what it was made from."""
-  with files.disk_errors(out_directory):
-    work_lib.sync_directory(work.final)
-    if out_directory.exists():
-      out_directory.rmdir()
-    os.replace(work.final, out_directory)
-    work_lib.sync_directory(out_directory.parent)
-  work.delete()

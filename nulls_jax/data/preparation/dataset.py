@@ -32,6 +32,12 @@ def rows_name(number: int, count: int) -> str:
   return f"rows-{number:05d}-of-{count:05d}.array_record"
 
 
+_NEEDED = {
+  "config": dict,
+  "files": dict,
+  "rows_sha256": str,
+  "tokenizer_fingerprint": str,
+}
 # The name where there is one file of rows.
 ROWS = rows_name(0, 1)
 
@@ -72,7 +78,8 @@ class Prepared:
     """
     directory = pathlib.Path(directory)
     manifest = read_manifest(directory)
-    wrong = _wrong_sizes(directory, manifest)
+    wrong = wrong_sizes(directory, manifest)
+    check_readable(directory, manifest)
     if verify and not wrong:
       wrong = _wrong_digests(directory, manifest)
     if wrong:
@@ -95,7 +102,8 @@ def _is_rows(name: str) -> bool:
   return name.startswith("rows-")
 
 
-def _wrong_sizes(directory: pathlib.Path, manifest: dict) -> list[str]:
+def wrong_sizes(directory: pathlib.Path, manifest: dict) -> list[str]:
+  """Say which files of a manifest are missing or of another size."""
   wrong = []
   for name, size in manifest["files"].items():
     path = directory / name
@@ -106,8 +114,19 @@ def _wrong_sizes(directory: pathlib.Path, manifest: dict) -> list[str]:
   return wrong
 
 
+def check_readable(directory: pathlib.Path, manifest: dict) -> None:
+  """Raise `errors.UserError` if files of a manifest may not be read."""
+  paths = [directory / name for name in manifest["files"]]
+  found = [p.name for p in paths if p.exists() and not os.access(p, os.R_OK)]
+  if found:
+    raise errors.UserError(
+      f"{directory}: {errors.listing(found)} may not be read; change their "
+      "permissions"
+    )
+
+
 def _wrong_digests(directory: pathlib.Path, manifest: dict) -> list[str]:
-  """Read all files; name those with another digest than the manifest's."""
+  """Read all files; say what is not as the manifest's digests have it."""
   # Datasets of earlier releases have those of the tokenizer and one row file.
   expected = manifest.get(
     "sha256",
@@ -116,10 +135,18 @@ def _wrong_digests(directory: pathlib.Path, manifest: dict) -> list[str]:
       ROWS: manifest["rows_sha256"],
     },
   )
+  wrong = wrong_files(directory, expected)
+  if rows_digest(expected) != manifest["rows_sha256"]:
+    wrong.append("the digests of its rows do not match rows_sha256")
+  if expected[TOKENIZER] != manifest["tokenizer_fingerprint"]:
+    wrong.append("the digest of its tokenizer is not its fingerprint")
+  return wrong
+
+
+def wrong_files(directory: pathlib.Path, expected: dict[str, str]) -> list[str]:
+  """Read files; say which have another SHA-256 than is expected by name."""
   wrong = []
-  for name in manifest["files"]:
-    if name not in expected:
-      continue
+  for name in expected:
     try:
       found = files.sha256(directory / name)
     except OSError as error:
@@ -129,10 +156,6 @@ def _wrong_digests(directory: pathlib.Path, manifest: dict) -> list[str]:
       wrong.append(
         f"{name} has the SHA-256 {found[:12]}..., not {expected[name][:12]}..."
       )
-  if rows_digest(expected) != manifest["rows_sha256"]:
-    wrong.append("the digests of its rows do not match rows_sha256")
-  if expected[TOKENIZER] != manifest["tokenizer_fingerprint"]:
-    wrong.append("the digest of its tokenizer is not its fingerprint")
   return wrong
 
 
@@ -168,7 +191,22 @@ def read_manifest(directory: pathlib.Path) -> dict[str, Any]:
       f"{path} is not a manifest of format {FORMAT!r}; prepare again with "
       "this version"
     )
+  check_whole(path, manifest, _NEEDED)
   return manifest
+
+
+def check_whole(
+  path: pathlib.Path, manifest: dict[str, Any], needed: dict[str, type]
+) -> None:
+  """Raise `errors.UserError` if fields of a manifest lack or are others."""
+  wrong = [
+    name for name in needed if not isinstance(manifest.get(name), needed[name])
+  ]
+  if wrong:
+    raise errors.UserError(
+      f"{path} is damaged: {errors.listing(wrong)} missing or of another kind; "
+      f"delete {path.parent} and make it again"
+    )
 
 
 def find_reusable(

@@ -1,4 +1,4 @@
-"""One preparation: its checked arguments, and its stages over the blocks.
+"""One preparation: what is asked for, and its stages over the blocks.
 
 Owns the plan that is written into the folder of work, and what a second start
 finds there. Puts nothing together: `assembly` does.
@@ -7,6 +7,7 @@ Invariant: work that was begun with other documents or settings is never gone
 on with.
 """
 
+import dataclasses
 import os
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -24,12 +25,8 @@ from nulls_jax.data.reading import clustering
 from nulls_jax.data.reading import inputs as inputs_lib
 
 
-class UnfinishedError(errors.UserError):
-  """The place holds unfinished work of another preparation."""
-
-
 class Job:
-  """The checked arguments of a preparation.
+  """What is to be prepared, checked.
 
   Attributes:
     inputs: the documents' files.
@@ -44,14 +41,28 @@ class Job:
     documents: str | os.PathLike | Sequence[str | os.PathLike],
     config: data_config.DataConfig,
     *,
-    reading: inputs_lib.Settings | None,
-    tokenizer_path: str | os.PathLike | None,
-    extends: str | os.PathLike | None,
-    exclude: Collection[str],
-    on_error: str,
+    reading: inputs_lib.Settings | None = None,
+    tokenizer_path: str | os.PathLike | None = None,
+    extends: str | os.PathLike | None = None,
+    exclude: Collection[str] = frozenset(),
+    on_error: str = "stop",
     splits: splits_lib.Splits | None = None,
   ):
-    """Check what is cheap to check; the arguments are `prepare`'s.
+    """Check what is cheap to check; read no text.
+
+    Args:
+      documents: one or several inputs, see `reading.inputs`.
+      config: how documents become rows.
+      reading: how the inputs are read, and what their sources are.
+      tokenizer_path: use this tokenizer instead of training one.
+      extends: a run that is to learn more: take its tokenizer, and begin the
+        ledger with its sources, see `extension`. Documents of sources that
+        were erased from it are refused and counted. Documents and tokens of
+        its other sources are added to what its ledger says.
+      exclude: keys of sources to leave out, also from tokenizer training.
+      on_error: "stop" at the first bad record, or "refuse" it: count it in
+        the manifest and go on.
+      splits: what is held out, also of the tokenizer's training.
 
     Raises:
       errors.UserError: they are wrong.
@@ -78,11 +89,13 @@ class Job:
     self._splits = splits or splits_lib.Splits()
     self.inputs = inputs_lib.open(documents, reading)
 
-  def plan(self, digests: list[str] | None = None) -> plan_lib.Plan:
-    """Split the inputs; reads them for their digests where none are given."""
+  def plan(self) -> plan_lib.Plan:
+    """Split the inputs, and read all of them for their digests."""
+    return self._split().with_documents(documents=self.inputs.digests())
+
+  def _split(self) -> plan_lib.Plan:
     return plan_lib.make(
       self.inputs,
-      digests or self.inputs.digests(),
       self.config,
       tokenizer=self.tokenizer and self.tokenizer.fingerprint,
       extends=self.base and files.sha256(self.base.ledger_path),
@@ -92,26 +105,47 @@ class Job:
       splits=self._splits,
     )
 
-  def start(self, work: work_lib.Work, wanted: str) -> plan_lib.Plan:
+  def start(
+    self,
+    work: work_lib.Work,
+    wanted: str,
+    shard: tuple[int, int] | None = None,
+  ) -> plan_lib.Plan:
     """Begin work, or take up what is there; return the plan.
 
     Args:
       work: its place, locked.
       wanted: what is made; a second start must want the same.
+      shard: its number and how many there are. It reads only files that its
+        blocks are in, and the plan has their digests by part and name.
 
     Raises:
-      UnfinishedError: other work is there.
+      work.UnfinishedError: other work is there.
     """
     known = work_lib.read_json(work.plan) or {}
     stamp = self.inputs.stamp()
-    # Files as they were have the digests that they had.
-    digests = known.get("stamp") == stamp and known["identity"]["documents"]
-    plan = self.plan(digests or None)
+    plan = self._split()
+    numbers = plan.shard(*shard or (0, 1))
+    if known.get("stamp") == stamp:
+      # Files as they were have the digests that they had.
+      documents = known["identity"]["documents"]
+    elif shard:
+      pieces = (piece for number in numbers for piece in plan.blocks[number])
+      documents = [
+        dataclasses.asdict(content) for content in self.inputs.contents(pieces)
+      ]
+    else:
+      documents = self.inputs.digests()
+    found = {"documents": documents}
+    if shard:
+      found["files"] = self.inputs.stamp(times=False)
+    plan = plan.with_documents(**found)
     begin(
       work,
       {"identity": plan.identity, "wanted": wanted},
       {
         "blocks": len(plan.blocks),
+        "share": [numbers.start, numbers.stop],
         "stamp": stamp,
         "extends": self._extends,
       },
@@ -134,26 +168,28 @@ class Job:
 def begin(
   work: work_lib.Work, facts: dict[str, Any], more: dict[str, Any]
 ) -> None:
-  """Write down what is being made, unless that is there already.
+  """Write down what is being made; other work may not be there.
 
   Args:
     work: its place, locked.
     facts: that a second start must have too.
-    more: that it need not have.
+    more: that it need not have: the last start's are kept.
 
   Raises:
-    UnfinishedError: other work is there.
+    work.UnfinishedError: other work is there.
   """
   known = work_lib.read_json(work.plan)
-  if known is None:
-    work_lib.write_json(work.plan, facts | more)
-  elif any(known.get(name) != value for name, value in facts.items()):
-    wrong = plan_lib.differences(known["identity"], facts["identity"])
-    raise UnfinishedError(
+  if known and any(known.get(name) != facts[name] for name in facts):
+    wrong = ["result"]
+    if known["wanted"] == facts["wanted"]:
+      wrong = plan_lib.differences(known["identity"], facts["identity"])
+    raise work_lib.UnfinishedError(
       f"{work.directory} holds an unfinished preparation with another "
-      f"{errors.listing(wrong or ['result'])}; start that one "
-      "again, delete it, or choose another --out"
+      f"{errors.listing(wrong)}; start that one again, delete it, or choose "
+      "another --out"
     )
+  if known != facts | more:
+    work_lib.write_json(work.plan, facts | more)
   work.prepare()
 
 

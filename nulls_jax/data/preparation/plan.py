@@ -7,8 +7,10 @@ Invariant: a plan is a function of the inputs and settings, never of the
 number of workers or shards.
 """
 
+import bisect
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -51,9 +53,29 @@ class Plan:
     """One digest of the identity."""
     return digest(self.identity)
 
+  def shard(self, number: int, count: int) -> range:
+    """Return the blocks of one of `count` shards, about equal in bytes.
+
+    They are neighbours, so that few shards read the same file.
+    """
+    ends = list(
+      itertools.accumulate(map(self.block_bytes, range(len(self.blocks))))
+    )
+    starts = [0, *ends[:-1]]
+    owners = [
+      min(start * count // max(1, ends[-1]), count - 1) for start in starts
+    ]
+    return range(
+      bisect.bisect_left(owners, number), bisect.bisect_right(owners, number)
+    )
+
   def block_bytes(self, block: int) -> int:
     """Return the bytes of the input that a block has."""
     return sum(each.num_bytes for each in self.blocks[block])
+
+  def with_documents(self, **identity: Any) -> "Plan":
+    """Return the plan with what its documents are, which decides the result."""
+    return dataclasses.replace(self, identity=self.identity | identity)
 
   def with_clusters(self, path: pathlib.Path) -> "Plan":
     """Return the plan with the sources of a saved clustering."""
@@ -72,7 +94,6 @@ class Plan:
 
 def make(
   inputs: inputs_lib.Inputs,
-  digests: list[str],
   config: data_config.DataConfig,
   *,
   tokenizer: str | None,
@@ -82,11 +103,10 @@ def make(
   refuse: bool,
   splits: splits_lib.Splits | None = None,
 ) -> Plan:
-  """Plan a preparation.
+  """Plan a preparation, but for what its documents hold.
 
   Args:
     inputs: the documents' files.
-    digests: of their contents.
     config: how documents become rows.
     tokenizer: fingerprint of the one that is given.
     extends: digest of the ledger of the run that is to learn more.
@@ -98,7 +118,6 @@ def make(
   # As the first release had it, so that its datasets are known again.
   identity = {
     "format": dataset.FORMAT,
-    "documents": digests,
     "config": config.to_dict(),
     "tokenizer": tokenizer,
     "exclude": sorted(exclude),
@@ -146,6 +165,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 _WORDS = {
   "format": "version of this program",
+  "files": "list of files and sizes",
   "documents": "content of the documents",
   "config": "settings",
   "tokenizer": "tokenizer",

@@ -1,7 +1,8 @@
 """Preparations that many machines share, and their merge.
 
 Owns the folders `OUT.shard-I-of-N`, what must agree between them, and what is
-missing. A shard packs every N-th block; it waits for no other.
+missing. A shard packs neighbouring blocks, and reads only files that they are
+in; it waits for no other.
 
 Invariant: merged shards are the dataset, byte for byte, that one `prepare`
 with the same tokenizer makes.
@@ -10,20 +11,18 @@ with the same tokenizer makes.
 import os
 import pathlib
 import re
-from collections.abc import Collection, Sequence
 from typing import Any
 
 from nulls_jax import errors, files
 from nulls_jax.data import config as data_config
 from nulls_jax.data import extension
-from nulls_jax.data import splits as splits_lib
 from nulls_jax.data.preparation import assembly, block, dataset
 from nulls_jax.data.preparation import job as job_lib
 from nulls_jax.data.preparation import plan as plan_lib
 from nulls_jax.data.preparation import prepare as prepare_lib
 from nulls_jax.data.preparation import work as work_lib
 from nulls_jax.data.preparation import workers as workers_lib
-from nulls_jax.data.reading import inputs as inputs_lib
+from nulls_jax.data.reading import contents
 
 
 def shard_directory(
@@ -40,44 +39,29 @@ def shard_directory(
 
 
 def prepare_shard(
-  documents: str | os.PathLike | Sequence[str | os.PathLike],
+  job: job_lib.Job,
   out_directory: str | os.PathLike,
-  config: data_config.DataConfig,
   shard: tuple[int, int],
   *,
-  reading: inputs_lib.Settings | None = None,
-  tokenizer_path: str | os.PathLike | None = None,
-  extends: str | os.PathLike | None = None,
-  exclude: Collection[str] = frozenset(),
-  on_error: str = "stop",
-  splits: splits_lib.Splits | None = None,
   workers: int = 1,
   progress: assembly.Progress | None = None,
 ) -> dict[str, Any]:
   """Do one shard of a preparation; the same call again goes on with it.
 
-  The arguments are `prepare`'s, but for:
-
   Args:
-    documents: see `prepare`.
+    job: as for `prepare.prepare`, the same for all shards, with a tokenizer
+      or a run to extend.
     out_directory: of the dataset; the shard's own folder is beside it.
-    config: see `prepare`.
     shard: its number, from 0, and how many there are.
-    reading: see `prepare`.
-    tokenizer_path: the tokenizer of all shards, if they extend no run.
-    extends: see `prepare`.
-    exclude: see `prepare`.
-    on_error: see `prepare`.
-    splits: see `prepare`.
-    workers: see `prepare`.
-    progress: see `prepare`.
+    workers: see `prepare.prepare`.
+    progress: see `prepare.prepare`.
 
   Returns:
     `directory`, `blocks` of the shard, and its documents in the rows, `out`.
 
   Raises:
-    errors.UserError: as `prepare`, or there is no tokenizer.
-    errors.MachineError: as `prepare`.
+    errors.UserError: as `prepare.prepare`, or there is no tokenizer.
+    errors.MachineError: as `prepare.prepare`.
   """
   number, count = shard
   if not 0 <= number < count:
@@ -85,30 +69,20 @@ def prepare_shard(
       f"--shard {number}/{count}: {count} shards have the numbers 0 to "
       f"{count - 1}"
     )
-  if tokenizer_path is None and extends is None:
+  if job.tokenizer is None:
     raise errors.UserError(
       "shards need the same tokenizer; make one with `nulls prepare "
       "tokenizer` and give it to each with --tokenizer"
     )
-  job = job_lib.Job(
-    documents,
-    config,
-    reading=reading,
-    tokenizer_path=tokenizer_path,
-    extends=extends,
-    exclude=exclude,
-    on_error=on_error,
-    splits=splits,
-  )
   out_directory = pathlib.Path(os.path.abspath(out_directory))
   work = work_lib.Work(shard_directory(out_directory, number, count))
   model_bytes = job.tokenizer.model_bytes
   with (
-    prepare_lib.at_work(work),
+    work.at_work(),
     workers_lib.Workers(workers) as pool,
   ):
-    plan = job.start(work, wanted=f"shard of {count}")
-    numbers = range(number, len(plan.blocks), count)
+    plan = job.start(work, wanted=f"shard of {count}", shard=shard)
+    numbers = plan.shard(number, count)
     found = work_lib.read_json(work.shard)
     if found is None:
       work_lib.write(work.tokenizer, lambda file: file.write(model_bytes))
@@ -164,27 +138,26 @@ def merge(
   out_directory = pathlib.Path(os.path.abspath(out_directory))
   shards = _find(out_directory)
   plans = [work_lib.read_json(shard.plan) for shard in shards]
-  _check_agree(shards, plans)
-  plan = plans[0]
-  identity = plan["identity"]
+  identity = _identity(shards, plans)
   inputs = plan_lib.digest(identity)
   if dataset.has_dataset(out_directory):
     return dataset.find_reusable(out_directory, inputs)
-  work = prepare_lib.partial_work(out_directory)
+  work = work_lib.Work.beside(out_directory)
   with (
-    prepare_lib.at_work(work),
+    work.at_work(),
     workers_lib.Workers(workers) as pool,
   ):
     wanted = f"dataset of {len(shards)} shards"
     job_lib.begin(work, {"identity": identity, "wanted": wanted}, {})
     manifest = assembly.Blocks(
       places={
-        number: shards[number % len(shards)].directory
-        for number in range(plan["blocks"])
+        number: shard.directory
+        for shard, plan in zip(shards, plans, strict=True)
+        for number in range(*plan["share"])
       },
       work=work,
       config=data_config.DataConfig(**identity["config"]),
-      base=_base(plan),
+      base=_base(plans[0]),
       exclude=frozenset(identity["exclude"]),
       inputs=inputs,
       shares=identity.get("held_out"),
@@ -193,7 +166,7 @@ def merge(
       progress=progress or prepare_lib.silent,
       first_refusals=_first_refusals(shards),
     ).put_together(pool)
-    assembly.publish(work, out_directory)
+    work.publish(out_directory)
   return manifest
 
 
@@ -240,16 +213,21 @@ def _find(out_directory: pathlib.Path) -> list[work_lib.Work]:
   return [found[number, counts[0]] for number in wanted]
 
 
-def _check_agree(shards: list[work_lib.Work], plans: list[dict]) -> None:
-  """Raise `errors.UserError` unless all are of the same preparation."""
-  wrong = []
-  first = work_lib.read_json(shards[0].shard)
+def _identity(
+  shards: list[work_lib.Work], plans: list[dict[str, Any]]
+) -> dict[str, Any]:
+  """Return the identity of the preparation that all shards are of.
+
+  Raises:
+    errors.UserError: they are of different ones, or a file has changed from
+      one shard to the next.
+  """
+  facts, wrong = [], []
   for number, (shard, plan) in enumerate(zip(shards, plans, strict=True)):
-    found = plan_lib.differences(
-      plans[0]["identity"] | {"clusters": first["clusters"]},
-      plan["identity"]
-      | {"clusters": work_lib.read_json(shard.shard)["clusters"]},
-    )
+    clusters = work_lib.read_json(shard.shard)["clusters"]
+    # What a shard has read of the documents is compared file by file.
+    facts.append(plan["identity"] | {"clusters": clusters, "documents": None})
+    found = plan_lib.differences(facts[0], facts[number])
     if found:
       wrong.append(f"{number}: other {errors.listing(found)}")
   if wrong:
@@ -258,6 +236,43 @@ def _check_agree(shards: list[work_lib.Work], plans: list[dict]) -> None:
       f"{errors.listing(wrong)}; delete those that are wrong and start them "
       "again, all with the same flags"
     )
+  blocks = [number for plan in plans for number in range(*plan["share"])]
+  if blocks != list(range(plans[0]["blocks"])):
+    raise errors.UserError(
+      f"the shards in {shards[0].directory.parent} do not have each block "
+      "once: different versions of this program made them; delete them and "
+      "start them again"
+    )
+  identity = plans[0]["identity"] | {"documents": _documents(plans)}
+  del identity["files"]
+  return identity
+
+
+def _documents(plans: list[dict[str, Any]]) -> list[str]:
+  """Return the digests of all parts of the input, put together.
+
+  Raises:
+    errors.UserError: shards have read different files of one name.
+  """
+  by_shard = [plan["identity"]["documents"] for plan in plans]
+  digests, wrong = [], []
+  for of_part in zip(*by_shard, strict=True):
+    # Shards are in the order of the files.
+    sha256: dict[str, str] = {}
+    readers: dict[str, int] = {}
+    for number, content in enumerate(of_part):
+      for name, value in content["sha256"].items():
+        first = readers.setdefault(name, number)
+        if sha256.setdefault(name, value) != value:
+          wrong.append(f"{name} (shards {first} and {number})")
+    whole = contents.Content(of_part[0]["is_file"], sha256)
+    digests.append(whole.digest())
+  if wrong:
+    raise errors.UserError(
+      f"shards have read different contents of {errors.listing(wrong)}; "
+      "delete those that read the wrong one and start them again"
+    )
+  return digests
 
 
 def _base(plan: dict[str, Any]) -> extension.Base | None:

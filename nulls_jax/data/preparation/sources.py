@@ -66,10 +66,7 @@ def merge(
       arrays = work_lib.read_arrays(path, *_NEEDED)
       indices = _merge_part(connection, arrays, count)
       count = max(count, int(indices.max()))
-      work_lib.write(
-        work.indices(block, part),
-        lambda file, indices=indices: np.save(file, indices),
-      )
+      work_lib.write_array(work.indices(block, part), indices)
       progress(number)
 
 

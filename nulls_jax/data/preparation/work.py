@@ -1,7 +1,8 @@
 """The folder of unfinished work: its lock, and files that are whole or absent.
 
-Owns names of what is kept from one start to the next, and how a file gets
-there. Knows nothing of what the files hold.
+Owns names of what is kept from one start to the next, how a file gets there,
+and how the finished result gets its name. Knows nothing of what the files
+hold.
 
 Invariant: a file under its own name is complete, whenever and however the
 process that wrote it ended.
@@ -24,6 +25,11 @@ from nulls_jax import errors, files
 
 _LOCK = "lock"
 _UNFINISHED = ".unfinished"
+_FOLDERS = ("samples", "blocks", "indices", "dataset")
+
+
+class UnfinishedError(errors.UserError):
+  """The place holds unfinished work of another result."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +41,11 @@ class Work:
   """
 
   directory: pathlib.Path
+
+  @classmethod
+  def beside(cls, out: pathlib.Path) -> "Work":
+    """Return the place of what is to become `out`."""
+    return cls(out.with_name(f"{out.name}.partial"))
 
   @property
   def plan(self) -> pathlib.Path:
@@ -92,7 +103,7 @@ class Work:
 
   def prepare(self) -> None:
     """Make the folders; delete what a killed process left half-written."""
-    for name in ("samples", "blocks", "indices", "dataset"):
+    for name in _FOLDERS:
       (self.directory / name).mkdir(exist_ok=True)
     for path in self.directory.rglob(f"*{_UNFINISHED}"):
       path.unlink()
@@ -116,10 +127,36 @@ class Work:
         gone = True
       if gone:
         raise errors.UserError(
-          f"another `nulls prepare` is at work in {self.directory}; wait for "
-          "its end, or choose another --out"
+          f"another process is at work in {self.directory}; wait for its end, "
+          "or choose another --out"
         )
       yield
+
+  @contextlib.contextmanager
+  def at_work(self) -> Iterator[None]:
+    """Hold the lock; delete the work when the input is wrong.
+
+    Nothing of it can be used when the input is mended. After any other
+    failure it stays.
+    """
+    with files.disk_errors(self.directory), self.locked():
+      try:
+        yield
+      except UnfinishedError:
+        raise
+      except errors.UserError:
+        self.delete()
+        raise
+
+  def publish(self, out: pathlib.Path) -> None:
+    """Give the finished result its name; delete what it was made from."""
+    with files.disk_errors(out):
+      sync_directory(self.final)
+      if out.exists():
+        out.rmdir()
+      os.replace(self.final, out)
+      sync_directory(out.parent)
+    self.delete()
 
   def delete(self) -> None:
     """Delete the folder and all that is in it."""
@@ -152,6 +189,11 @@ def write_json(path: pathlib.Path, value: Any) -> None:
   write(path, lambda file: file.write(text.encode("utf-8")))
 
 
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+  """Write an .npy file whole."""
+  write(path, lambda file: np.save(file, array))
+
+
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
   """Write an .npz file whole."""
   write(path, lambda file: np.savez(file, **arrays))
@@ -181,9 +223,11 @@ def read_arrays(path: pathlib.Path, *names: str) -> dict[str, np.ndarray]:
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> errors.UserError:
+  folder = path.parent
+  if folder.name in _FOLDERS:
+    folder = folder.parent
   return errors.UserError(
-    f"{path} is damaged or missing ({error}); delete {path.parent.parent} "
-    "and prepare again"
+    f"{path} is damaged or missing ({error}); delete {folder} and prepare again"
   )
 
 

@@ -7,6 +7,7 @@ dataset's own code is run.
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import re
@@ -38,7 +39,8 @@ class Dataset(parts.Part):
     num_records: of the split.
     num_bytes: of the split, unpacked.
     features: names of the fields.
-    shards: files of the split, with their sizes.
+    shards: files of the split that have records: name, size, and the number
+      of the record after its last.
   """
 
   path: str
@@ -47,7 +49,7 @@ class Dataset(parts.Part):
   num_records: int
   num_bytes: int
   features: tuple[str, ...]
-  shards: tuple[tuple[str, int], ...]
+  shards: tuple[tuple[str, int, int], ...]
 
   @classmethod
   def open(cls, text: str, data_dir: str | None) -> "Dataset":
@@ -96,7 +98,16 @@ class Dataset(parts.Part):
       num_records=found.num_examples,
       num_bytes=int(found.num_bytes) or sum(s.stat().st_size for s in shards),
       features=tuple(sorted(info.features)),
-      shards=tuple(sorted((s.name, s.stat().st_size) for s in shards)),
+      shards=tuple(
+        (shard.name, shard.stat().st_size, stop)
+        for shard, length, stop in zip(
+          shards,
+          found.shard_lengths,
+          itertools.accumulate(found.shard_lengths),
+          strict=True,
+        )
+        if length
+      ),
     )
 
   def check_fields(self, text_field: str, names: tuple[str, ...]) -> None:
@@ -118,7 +129,7 @@ class Dataset(parts.Part):
     self, start: int, stop: int, text_field: str
   ) -> Iterator[parts.Record]:
     del text_field  # The features have names of their own.
-    for name, size in self.shards:
+    for name, size, _ in self.shards:
       parts.check_unchanged(os.path.join(self.directory, name), size)
     source = _source(self.directory, self.split)
     label = f"{self.path}: {self.split} record "
@@ -138,8 +149,14 @@ class Dataset(parts.Part):
         yield parts.Record(place, values.to_json(fields), "")
 
   def files(self) -> Iterator[tuple[str, str]]:
-    for name, _ in self.shards:
-      yield name, os.path.join(self.directory, name)
+    return self.files_of(0, self.num_records)
+
+  def files_of(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
+    before = 0
+    for name, _, end in self.shards:
+      if before < stop and start < end:
+        yield name, os.path.join(self.directory, name)
+      before = end
 
 
 def _data_dir(given: str | None) -> pathlib.Path:

@@ -22,9 +22,6 @@ from nulls_jax.data.reading import (
   texts,
 )
 
-# Parts that are one file: their digest is the file's.
-SINGLE_FILE = (jsonl.JsonLines, parquet.Parquet)
-
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 
 

@@ -180,7 +180,7 @@ def check_text(text: Any, field: str) -> str:
       f"{field} is not a string but {type(text).__name__}", f'mend "{field}"'
     )
   if not text or text.isspace():
-    raise BadRecord(f"{field} is empty", f'fill "{field}" or delete the line')
+    raise BadRecord(f"{field} is empty", f'fill "{field}" or leave it out')
   if "\0" in text:
     raise BadRecord(
       f"{field} holds a null character (U+0000)",

@@ -16,13 +16,13 @@ order, are too. Workers only change who reads which.
 import dataclasses
 import hashlib
 import os
-import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from nulls_jax import errors, files
+from nulls_jax import errors
 from nulls_jax.data.reading import (
   clustering,
+  contents,
   discovery,
   jsonl,
   keys,
@@ -207,17 +207,37 @@ class Inputs:
         if num_documents <= 0 or num_bytes <= 0:
           return
 
-  def stamp(self) -> str:
+  def stamp(self, *, times: bool = True) -> str:
     """Return a digest of names, sizes and times; cheap, reads no content.
 
     It tells, on one machine, whether files changed since a run began.
+    Without times it is the same on all machines that have the same files.
     """
     digest = hashlib.sha256()
-    for name, path in self._files():
-      status = os.stat(path)
-      line = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
-      digest.update(line.encode("utf-8", "surrogateescape"))
+    for number, part in enumerate(self.parts):
+      for name, path in part.files():
+        status = os.stat(path)
+        time = status.st_mtime_ns if times else ""
+        line = f"{number}\0{name}\0{status.st_size}\0{time}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+  def contents(self, blocks: Iterable[Block]) -> list[contents.Content]:
+    """Return by part what those of its files hold that some blocks read.
+
+    Reads these files from end to end, each once.
+
+    Args:
+      blocks: of `blocks`, in their order.
+    """
+    wanted: list[dict[str, str]] = [{} for _ in self.parts]
+    for block in blocks:
+      found = self.parts[block.part].files_of(block.start, block.stop)
+      wanted[block.part].update(found)
+    return [
+      contents.Content.read(part.is_file, names.items())
+      for part, names in zip(self.parts, wanted, strict=True)
+    ]
 
   def digests(self) -> list[str]:
     """Return the hex SHA-256 of each part; reads everything once.
@@ -225,24 +245,10 @@ class Inputs:
     That of a file is the file's own; that of a folder or dataset is over the
     names and SHA-256 of its files. Nothing depends on where they lie.
     """
-    found = []
-    for part in self.parts:
-      hashes = [(name, _digest(path)) for name, path in part.files()]
-      if isinstance(part, discovery.SINGLE_FILE):
-        found.append(hashes[0][1])
-        continue
-      text = "".join(f"{value}  {name}\n" for name, value in hashes)
-      content = text.encode("utf-8", "surrogateescape")
-      found.append(hashlib.sha256(content).hexdigest())
-    return found
-
-  def digest(self) -> str:
-    """Return one content digest of all parts; reads everything once."""
-    return hashlib.sha256("\n".join(self.digests()).encode()).hexdigest()
-
-  def _files(self) -> Iterator[tuple[str, str]]:
-    for part in self.parts:
-      yield from part.files()
+    return [
+      contents.Content.read(part.is_file, part.files()).digest()
+      for part in self.parts
+    ]
 
   def _keyed(
     self,
@@ -323,6 +329,7 @@ def _documents(
       text = keys.take(fields, text_field)
       source = rule.key(fields, path, allow_no_source)
       text = documents_lib.check_text(text, text_field)
+      metadata = values.described(fields)
     except documents_lib.BadRecord as bad:
       if refusals is None:
         raise errors.UserError(f"{place}: {bad}") from None
@@ -331,19 +338,10 @@ def _documents(
     yield documents_lib.Document(
       source=source,
       text=text,
-      metadata=values.described(fields),
+      metadata=metadata,
       place=place,
     )
 
 
 def _shuffled(block: Block) -> bytes:
   return hashlib.sha256(_SAMPLE_SEED + b"%d" % block.index).digest()
-
-
-def _digest(path: str) -> str:
-  try:
-    return files.sha256(pathlib.Path(path))
-  except OSError as error:
-    raise errors.UserError(
-      f"{path} cannot be read ({error.strerror}); give an existing file"
-    ) from None

@@ -31,6 +31,7 @@ class JsonLines(parts.Part):
   path: str
   name: str
   num_bytes: int
+  is_file = True
 
   @classmethod
   def open(cls, path: str | os.PathLike, name: str = "") -> "JsonLines":
@@ -102,12 +103,12 @@ def parse(line: bytes | None) -> dict[str, Any]:
   if not text or text.isspace():
     raise documents.BadRecord("empty line", "delete it")
   try:
-    fields = json.loads(text)
+    fields = json.loads(text, object_pairs_hook=_object)
   except json.JSONDecodeError as error:
     raise documents.BadRecord(
       "not JSON",
-      f"{error.msg} at character {error.pos + 1}; expected one JSON object a "
-      "line",
+      f"{error.msg.removesuffix(' at')} at character {error.pos + 1}; expected "
+      "one JSON object a line",
     ) from None
   except (ValueError, RecursionError):
     # A number of thousands of digits, or nesting of thousands of brackets.
@@ -115,8 +116,19 @@ def parse(line: bytes | None) -> dict[str, Any]:
       "not readable JSON", "a number or its nesting is too long"
     ) from None
   if not isinstance(fields, dict):
+    kind = "null" if fields is None else type(fields).__name__
     raise documents.BadRecord(
-      f"not a JSON object but {type(fields).__name__}",
+      f"not a JSON object but {kind}",
       'expected {"source": ..., "text": ...}',
     )
+  return fields
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Return the fields of an object; of two equal ones nobody knows which."""
+  fields = dict(pairs)
+  if len(fields) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in fields if names.count(name) > 1)
+    raise documents.BadRecord("a field stands twice", f"keep one {twice!r}")
   return fields

@@ -46,6 +46,7 @@ class Parquet(parts.Part):
   size: int
   columns: tuple[tuple[str, str], ...]
   group_bytes: tuple[int, ...]
+  is_file = True
 
   @classmethod
   def open(cls, path: pathlib.Path, name: str) -> "Parquet":

@@ -36,10 +36,12 @@ class Part(abc.ABC):
   Attributes:
     path: as the user gave it, for messages.
     num_bytes: about how much there is to read, for progress.
+    is_file: it is one file; else it has files, with names.
   """
 
   path: str
   num_bytes: int
+  is_file = False
 
   @abc.abstractmethod
   def ranges(self, block_bytes: int) -> list[tuple[int, int]]:
@@ -64,6 +66,14 @@ class Part(abc.ABC):
   @abc.abstractmethod
   def files(self) -> Iterator[tuple[str, str]]:
     """Yield the files that hold it: name and path, in order."""
+
+  def files_of(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
+    """Yield those of the files that a range of `ranges` reads, in order.
+
+    The ranges together read all of them.
+    """
+    del start, stop
+    return self.files()
 
   def range_bytes(self, start: int, stop: int) -> int:
     """Return about how many bytes a range has, for progress."""

@@ -71,8 +71,11 @@ class Texts(parts.Part):
       yield parts.Record(documents.Place(str(path)), fields, name)
 
   def files(self) -> Iterator[tuple[str, str]]:
+    return self.files_of(0, len(self.names))
+
+  def files_of(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
     root = pathlib.Path(self.path)
-    for name in self.names:
+    for name in self.names[start:stop]:
       yield name, str(root / name)
 
 

@@ -6,12 +6,17 @@ as bytes from some writers: bytes that are UTF-8 become a string.
 
 import datetime
 import decimal
+import math
 import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from nulls_jax.data.reading import documents
+
+# Python and SQLite read more, each with a limit of its own.
+MAX_DEPTH = 100
 _PLAIN = (str, bool, int, float, type(None))
 
 
@@ -44,16 +49,31 @@ def to_json(value: Any) -> Any:
   return repr(value)
 
 
-def described(value: Any) -> Any:
-  """Return a value of `to_json` with bytes replaced by their number.
+def described(value: Any, depth: int = 0) -> Any:
+  """Return a value of `to_json` as any reader of JSON takes it.
 
-  >>> described({"title": "a", "picture": [b"\\xff\\xd8"]})
-  {'title': 'a', 'picture': ['2 bytes']}
+  Bytes are replaced by their number, NaN and infinities by null.
+
+  >>> described({"title": "a", "picture": [b"\\xff\\xd8"], "score": math.nan})
+  {'title': 'a', 'picture': ['2 bytes'], 'score': None}
+
+  Args:
+    value: of a field, or all fields.
+    depth: how many values it is within.
+
+  Raises:
+    documents.BadRecord: it is nested more than `MAX_DEPTH` deep.
   """
   if isinstance(value, bytes):
     return f"{len(value)} bytes"
-  if isinstance(value, dict):
-    return {name: described(part) for name, part in value.items()}
-  if isinstance(value, list):
-    return [described(part) for part in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  if isinstance(value, dict | list):
+    if depth > MAX_DEPTH:
+      raise documents.BadRecord(
+        "nested too deeply", f"make it at most {MAX_DEPTH} levels"
+      )
+    if isinstance(value, list):
+      return [described(part, depth + 1) for part in value]
+    return {name: described(part, depth + 1) for name, part in value.items()}
   return value

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from nulls_jax.data import config as data_config
-from nulls_jax.data.preparation import prepare
+from nulls_jax.data.preparation import job, prepare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +27,13 @@ class Corpus:
   flags: tuple[str, ...]
   undisturbed: pathlib.Path
 
-  def prepare(self, out: pathlib.Path, **arguments):
+  def job(self, **settings) -> job.Job:
+    """Return what is to be prepared."""
+    return job.Job(self.path, self.config, on_error="refuse", **settings)
+
+  def prepare(self, out: pathlib.Path, progress=None, **settings):
     """Prepare the documents in this process."""
-    return prepare.prepare(
-      self.path, out, self.config, on_error="refuse", **arguments
-    )
+    return prepare.prepare(self.job(**settings), out, progress=progress)
 
 
 @pytest.fixture(scope="session")

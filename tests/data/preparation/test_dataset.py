@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from nulls_jax.data import mixture
 from nulls_jax.data.preparation import dataset
 
 
@@ -44,6 +45,15 @@ def test_a_manifest_that_contradicts_itself(copy, refused, field, expected):
   manifest[field] = "0" * 64
   (copy / "manifest.json").write_text(json.dumps(manifest))
   assert expected in refused("prepare", "check", "--data", copy)
+
+
+@pytest.mark.parametrize("kind", [dataset.FORMAT, mixture.FORMAT])
+def test_a_manifest_that_lacks_something(copy, refused, kind):
+  manifest = {"format": kind, "config": {}, "files": []}
+  (copy / "manifest.json").write_text(json.dumps(manifest))
+  line = refused("prepare", "check", "--data", copy)
+  assert "manifest.json is damaged: " in line
+  assert "files, " in line and f"delete {copy} and make it again" in line
 
 
 def test_rows_are_in_the_order_of_their_files(many_blocks):

@@ -16,7 +16,7 @@ import pytest
 from nulls_jax import errors
 from nulls_jax.data import config as data_config
 from nulls_jax.data import encyclopedia, ledger, packing, tokenizer
-from nulls_jax.data.preparation import dataset, prepare, rows
+from nulls_jax.data.preparation import dataset, job, prepare, rows
 from nulls_jax.data.reading import inputs
 from nulls_jax.sinks import assignment
 
@@ -35,7 +35,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prepared(corpus, tmp_path_factory):
   directory = tmp_path_factory.mktemp("prepared") / "set"
-  prepare.prepare(corpus, directory, CONFIG)
+  prepare.prepare(job.Job(corpus, CONFIG), directory)
   return dataset.Prepared.open(directory)
 
 
@@ -159,11 +159,13 @@ def test_size_classes_follow_the_tokens(corpus, prepared, tmp_path):
   path = _write(tmp_path / "documents.jsonl", documents)
   config = dataclasses.replace(CONFIG, class_tokens=tokens[long])
   manifest = prepare.prepare(
-    path,
+    job.Job(
+      path,
+      config,
+      tokenizer_path=prepared.tokenizer_path,
+      reading=inputs.Settings(allow_no_source=True),
+    ),
     tmp_path / "sizes",
-    config,
-    tokenizer_path=prepared.tokenizer_path,
-    reading=inputs.Settings(allow_no_source=True),
   )
   opened = dataset.Prepared.open(tmp_path / "sizes")
   assert opened.config == config
@@ -219,7 +221,7 @@ def test_long_documents_are_cut(tmp_path):
     tmp_path / "d.jsonl", [{"source": s, "text": text} for s in "ab"]
   )
   config = data_config.DataConfig(row_length=64, tile=16, vocab_size=320)
-  manifest = prepare.prepare(path, tmp_path / "out", config)
+  manifest = prepare.prepare(job.Job(path, config), tmp_path / "out")
   found = dataset.Prepared.open(tmp_path / "out")
   pieces = len(tokenizer.Tokenizer.load(found.tokenizer_path).encode(text))
   parts = -(-(pieces + 1) // 63)
@@ -228,11 +230,13 @@ def test_long_documents_are_cut(tmp_path):
 
 
 def test_reproducible_and_reused(corpus, prepared, tmp_path):
-  again = prepare.prepare(corpus, tmp_path / "again", CONFIG)
+  again = prepare.prepare(job.Job(corpus, CONFIG), tmp_path / "again")
   assert again["rows_sha256"] == prepared.manifest["rows_sha256"]
   seen = []
   reused = prepare.prepare(
-    corpus, tmp_path / "again", CONFIG, progress=lambda *a: seen.append(a)
+    job.Job(corpus, CONFIG),
+    tmp_path / "again",
+    progress=lambda *a: seen.append(a),
   )
   assert reused == again
   assert not seen, "nothing was read again"
@@ -240,7 +244,7 @@ def test_reproducible_and_reused(corpus, prepared, tmp_path):
 
 def test_reuse_goes_by_content_not_name(corpus, prepared, tmp_path):
   copy = shutil.copy(corpus, tmp_path / "copy.jsonl")
-  manifest = prepare.prepare(copy, prepared.directory, CONFIG)
+  manifest = prepare.prepare(job.Job(copy, CONFIG), prepared.directory)
   assert manifest == prepared.manifest
 
 
@@ -258,7 +262,7 @@ def test_other_inputs_are_not_overwritten(corpus, prepared, tmp_path, what):
     arguments = {"tokenizer_path": prepared.tokenizer_path}
   before = (prepared.directory / "manifest.json").read_bytes()
   with pytest.raises(errors.UserError, match="prepared from other documents"):
-    prepare.prepare(path, prepared.directory, config, **arguments)
+    prepare.prepare(job.Job(path, config, **arguments), prepared.directory)
   assert (prepared.directory / "manifest.json").read_bytes() == before
 
 
@@ -297,11 +301,12 @@ def test_a_dataset_goes_on_where_a_run_ends(
   with ledger.Ledger.open(run_dir / "ledger.sqlite") as book:
     old, fingerprint = list(book), book.fingerprint()
   config = dataclasses.replace(CONFIG, class_tokens=old[8].num_tokens)
-  arguments = path, tmp_path / "out", config
-  manifest = prepare.prepare(*arguments, extends=run_dir)
-  assert prepare.prepare(*arguments, extends=run_dir) == manifest
+  grown, out = job.Job(path, config, extends=run_dir), tmp_path / "out"
+  manifest = prepare.prepare(grown, out)
+  assert prepare.prepare(grown, out) == manifest
+  other = job.Job(path, config, tokenizer_path=prepared.tokenizer_path)
   with pytest.raises(errors.UserError, match="prepared from other documents"):
-    prepare.prepare(*arguments, tokenizer_path=prepared.tokenizer_path)
+    prepare.prepare(other, out)
   assert (
     manifest["tokenizer_fingerprint"]
     == (prepared.manifest["tokenizer_fingerprint"])
@@ -351,7 +356,8 @@ def test_a_run_goes_on_with_its_own_tokenizer(
   ):
     with pytest.raises(errors.UserError, match=match):
       prepare.prepare(
-        corpus, tmp_path / "out", CONFIG, **{"extends": run_dir, **arguments}
+        job.Job(corpus, CONFIG, **{"extends": run_dir, **arguments}),
+        tmp_path / "out",
       )
 
 
@@ -359,11 +365,10 @@ def test_excluded_sources_are_nowhere(corpus, prepared, tmp_path):
   documents = _documents(corpus)
   gone = {documents[0]["source"], documents[-1]["source"]}
   manifest = prepare.prepare(
-    corpus,
+    job.Job(
+      corpus, CONFIG, tokenizer_path=prepared.tokenizer_path, exclude=gone
+    ),
     tmp_path / "out",
-    CONFIG,
-    tokenizer_path=prepared.tokenizer_path,
-    exclude=gone,
   )
   counts = manifest["counts"]
   assert counts["documents_excluded"] == 4
@@ -385,7 +390,7 @@ def test_excluded_sources_are_nowhere(corpus, prepared, tmp_path):
 def test_unknown_exclusions(corpus, tmp_path):
   with pytest.raises(errors.UserError, match=r"2 excluded.*'nobody', 'noone'"):
     prepare.prepare(
-      corpus, tmp_path / "out", CONFIG, exclude={"nobody", "noone"}
+      job.Job(corpus, CONFIG, exclude={"nobody", "noone"}), tmp_path / "out"
     )
   assert not list(tmp_path.iterdir())
 
@@ -395,7 +400,7 @@ def test_bad_line_stops_and_leaves_nothing(corpus, tmp_path):
   documents[50]["text"] = ""
   path = _write(tmp_path / "bad.jsonl", documents)
   with pytest.raises(errors.UserError, match=r"bad\.jsonl:51: text is empty"):
-    prepare.prepare(path, tmp_path / "out", CONFIG)
+    prepare.prepare(job.Job(path, CONFIG), tmp_path / "out")
   assert [p.name for p in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
@@ -404,7 +409,9 @@ def test_refused_lines_are_counted(corpus, tmp_path):
   lines[3:3] = ["{", '{"source": "a"}', '{"source": "b"}']
   path = tmp_path / "bad.jsonl"
   path.write_text("\n".join(lines))
-  manifest = prepare.prepare(path, tmp_path / "out", CONFIG, on_error="refuse")
+  manifest = prepare.prepare(
+    job.Job(path, CONFIG, on_error="refuse"), tmp_path / "out"
+  )
   counts = manifest["counts"]
   assert counts["documents_in"] == 123
   assert counts["documents_out"] == 120
@@ -419,7 +426,7 @@ def test_several_files_and_gzip(corpus, prepared, tmp_path):
   first.write_text("".join(lines[:70]))
   second = tmp_path / "b.jsonl.gz"
   second.write_bytes(gzip.compress("".join(lines[70:]).encode()))
-  manifest = prepare.prepare([first, second], tmp_path / "out", CONFIG)
+  manifest = prepare.prepare(job.Job([first, second], CONFIG), tmp_path / "out")
   assert manifest["rows_sha256"] == prepared.manifest["rows_sha256"]
 
 
@@ -427,12 +434,10 @@ def test_text_of_no_source(tmp_path, corpus):
   documents = [*_documents(corpus), {"source": None, "text": "Free for all."}]
   path = _write(tmp_path / "d.jsonl", documents)
   with pytest.raises(errors.UserError, match=r"d\.jsonl:121: no source"):
-    prepare.prepare(path, tmp_path / "out", CONFIG)
+    prepare.prepare(job.Job(path, CONFIG), tmp_path / "out")
   manifest = prepare.prepare(
-    path,
+    job.Job(path, CONFIG, reading=inputs.Settings(allow_no_source=True)),
     tmp_path / "out",
-    CONFIG,
-    reading=inputs.Settings(allow_no_source=True),
   )
   assert manifest["counts"]["sources"] == 60
   found = dataset.Prepared.open(tmp_path / "out")
@@ -454,36 +459,40 @@ def test_nothing_left(tmp_path):
   with pytest.raises(
     errors.UserError, match=r"no document is left.*1 excluded"
   ):
-    prepare.prepare(path, tmp_path / "out", CONFIG, exclude={"a"})
+    prepare.prepare(job.Job(path, CONFIG, exclude={"a"}), tmp_path / "out")
   with pytest.raises(errors.UserError, match="neither 'stop' nor 'refuse'"):
-    prepare.prepare(path, tmp_path / "out", CONFIG, on_error="skip")
+    prepare.prepare(job.Job(path, CONFIG, on_error="skip"), tmp_path / "out")
 
 
 def test_missing_and_empty_documents(tmp_path):
   with pytest.raises(errors.UserError, match=r"absent\.jsonl does not exist"):
-    prepare.prepare(tmp_path / "absent.jsonl", tmp_path / "out", CONFIG)
+    prepare.prepare(
+      job.Job(tmp_path / "absent.jsonl", CONFIG), tmp_path / "out"
+    )
   empty = _write(tmp_path / "empty.jsonl", [])
   with pytest.raises(errors.UserError, match=r"empty\.jsonl is empty"):
-    prepare.prepare(empty, tmp_path / "out", CONFIG)
+    prepare.prepare(job.Job(empty, CONFIG), tmp_path / "out")
 
 
 def test_something_else_is_in_the_way(corpus, tmp_path):
   (tmp_path / "out").mkdir()
   (tmp_path / "out" / "thesis.txt").write_text("mine")
   with pytest.raises(errors.UserError, match="in the way and no prepared"):
-    prepare.prepare(corpus, tmp_path / "out", CONFIG)
+    prepare.prepare(job.Job(corpus, CONFIG), tmp_path / "out")
   assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
   with pytest.raises(errors.UserError, match=r"in the way|cannot be written"):
-    prepare.prepare(corpus, tmp_path / "out" / "thesis.txt", CONFIG)
+    prepare.prepare(job.Job(corpus, CONFIG), tmp_path / "out" / "thesis.txt")
   with pytest.raises(errors.UserError, match="cannot be written"):
-    prepare.prepare(corpus, tmp_path / "out" / "thesis.txt" / "x", CONFIG)
+    prepare.prepare(
+      job.Job(corpus, CONFIG), tmp_path / "out" / "thesis.txt" / "x"
+    )
 
 
 def test_empty_directory_and_stale_partial_are_fine(corpus, tmp_path):
   (tmp_path / "out").mkdir()
   (tmp_path / "out.partial").mkdir()
   (tmp_path / "out.partial" / "ledger.sqlite").write_text("half")
-  prepare.prepare(corpus, tmp_path / "out", CONFIG)
+  prepare.prepare(job.Job(corpus, CONFIG), tmp_path / "out")
   assert [p.name for p in tmp_path.iterdir()] == ["out"]
   dataset.Prepared.open(tmp_path / "out")
 
@@ -521,13 +530,13 @@ def test_write_failure_is_the_machines(corpus, tmp_path):
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old_limit[1]))
   try:
     with pytest.raises(errors.MachineError, match=r"writing .*out"):
-      prepare.prepare(corpus, tmp_path / "out", CONFIG)
+      prepare.prepare(job.Job(corpus, CONFIG), tmp_path / "out")
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
     signal.signal(signal.SIGXFSZ, old_handler)
   # What was done stays, and the same call goes on with it.
   assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
-  prepare.prepare(corpus, tmp_path / "out", CONFIG)
+  prepare.prepare(job.Job(corpus, CONFIG), tmp_path / "out")
   assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

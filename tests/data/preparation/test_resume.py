@@ -1,5 +1,6 @@
 """Preparations that are killed, interrupted or in each other's way."""
 
+import dataclasses
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import time
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.data.preparation import dataset, work
+from nulls_jax.data.preparation import dataset, job, prepare, work
 
 
 def _start(corpus, out, workers, environment=None):
@@ -122,7 +123,7 @@ def test_two_runs_on_one_output(many_blocks, refused, tmp_path):
   command = ("prepare", *many_blocks.flags, "--out", tmp_path / "set")
   with work.Work(tmp_path / "set.partial").locked():
     line = refused(*command)
-    assert "another `nulls prepare` is at work in" in line
+    assert "another process is at work in" in line
     assert "wait for its end, or choose another --out" in line
     assert [path.name for path in tmp_path.iterdir()] == ["set.partial"]
   many_blocks.prepare(tmp_path / "set")
@@ -157,26 +158,44 @@ def test_documents_that_change_are_noticed(many_blocks, tmp_path):
     if stage == "documents" and done == total:
       os.utime(path, ns=(1, 1))
 
-  from nulls_jax.data.preparation import prepare
-
   with pytest.raises(errors.UserError, match="has changed while it was read"):
     prepare.prepare(
-      path,
+      job.Job(path, many_blocks.config, on_error="refuse"),
       tmp_path / "set",
-      many_blocks.config,
-      on_error="refuse",
       progress=touch,
     )
   assert [each.name for each in tmp_path.iterdir()] == ["documents.jsonl"]
 
 
+def test_files_may_be_copied_anew_before_it_goes_on(many_blocks, tmp_path):
+  """They have other times, and are read again for their digests."""
+  path = tmp_path / "documents.jsonl"
+  path.write_bytes(many_blocks.path.read_bytes())
+  corpus = dataclasses.replace(many_blocks, path=path)
+
+  def stop(stage, done, total):
+    if stage == "documents" and done:
+      raise _Interruption
+
+  with pytest.raises(_Interruption):
+    corpus.prepare(tmp_path / "set", progress=stop)
+  os.utime(path, ns=(1, 1))
+  done = sorted(tmp_path.glob("set.partial/blocks/*.json"))
+  times = [each.stat().st_mtime_ns for each in done]
+
+  def look(stage, done_bytes, total):
+    if stage == "ledger":
+      assert [each.stat().st_mtime_ns for each in done] == times
+
+  assert done
+  corpus.prepare(tmp_path / "set", progress=look)
+
+
 def test_the_first_error_of_all_workers_is_told(many_blocks, tmp_path):
   """Bad lines in several blocks, read at once: always the first of them."""
-  from nulls_jax.data.preparation import prepare
-
   with pytest.raises(errors.UserError, match=r"documents\.jsonl:61: not JSON"):
     prepare.prepare(
-      many_blocks.path, tmp_path / "set", many_blocks.config, workers=2
+      job.Job(many_blocks.path, many_blocks.config), tmp_path / "set", workers=2
     )
   assert not list(tmp_path.iterdir())
 

@@ -6,22 +6,13 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.data.preparation import job, sample, work
-from nulls_jax.data.reading import inputs
 
 
 def _draw(corpus, directory, config):
   """Return the sample of a corpus."""
   place = work.Work(directory)
   directory.mkdir()
-  made = job.Job(
-    corpus.path,
-    config,
-    reading=inputs.Settings(),
-    tokenizer_path=None,
-    extends=None,
-    exclude=(),
-    on_error="refuse",
-  )
+  made = job.Job(corpus.path, config, on_error="refuse")
   plan = made.start(place, "dataset")
   task = sample.Task(plan, directory)
   for number in range(len(plan.blocks)):

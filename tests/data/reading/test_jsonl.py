@@ -1,6 +1,7 @@
 """JSON Lines: what a document is, and one clear line for what is none."""
 
 import gzip
+import hashlib
 import json
 import sys
 
@@ -41,6 +42,13 @@ def test_documents_with_metadata(tmp_path):
   assert [first, second] == _read(path)
 
 
+def test_metadata_are_json_for_any_reader(tmp_path):
+  """Python writes NaN, and one would break every search by metadata."""
+  line = b'{"source": "a", "text": "t", "x": [NaN, 1.5, {"y": -Infinity}]}\n'
+  (document,) = _read(_write(tmp_path, line))
+  assert document.metadata == {"x": [None, 1.5, {"y": None}]}
+
+
 def test_packed_files_read_the_same(tmp_path):
   line = b'{"source": "a", "text": "t"}\n'
   packers = {"gz": gzip.compress, "zst": _zstd().compress}
@@ -59,6 +67,11 @@ BAD_LINES = {
   "not JSON": b"source: a",
   "not readable JSON": b'{"text": ' + b"1" * 5000 + b"}",
   "not a JSON object but list": b'["a", "t"]',
+  "not a JSON object but null": b"null",
+  "a field stands twice": b'{"a": {"b": 1, "b": 2, "c": 3}}',
+  "nested too deeply": (
+    b'{"source": "a", "text": "t", "x": ' + b"[" * 400 + b"]" * 400 + b"}"
+  ),
   "no text": b'{"source": "a"}',
   "text is empty": b'{"source": "a", "text": " \\n"}',
   "text is not a string but int": b'{"source": "a", "text": 3}',
@@ -98,7 +111,8 @@ def test_refusals_are_counted_by_reason(tmp_path):
   assert refusals.counts["no text"] == 2
   # Reasons are a fixed few, never parts of the text.
   assert len(refusals.counts) == len(BAD_LINES)
-  assert f"{path}:5: no text" in refusals.first["no text"]
+  assert f"{path}:8: no text" in refusals.first["no text"]
+  assert refusals.first["a field stands twice"].endswith("; keep one 'b'")
 
 
 def test_a_line_too_long_is_one_refusal_and_reading_goes_on(
@@ -256,14 +270,14 @@ def test_a_file_that_changes_is_not_cut_wrongly(tmp_path):
 def test_digests_are_of_the_content_and_stamps_are_of_the_file(tmp_path):
   path = _write(tmp_path, GOOD)
   opened = inputs.open([path])
-  assert opened.digests() == [inputs.files.sha256(path)]
-  digest, stamp = opened.digest(), opened.stamp()
+  assert opened.digests() == [hashlib.sha256(path.read_bytes()).hexdigest()]
+  digests, stamp = opened.digests(), opened.stamp()
   other = tmp_path / "other"
   other.mkdir()
   moved = inputs.open([_write(other, GOOD)])
-  assert moved.digest() == digest
+  assert moved.digests() == digests
   _write(tmp_path, GOOD.replace(b"t}", b"u}") + b"\n")
-  assert inputs.open([path]).digest() != digest
+  assert inputs.open([path]).digests() != digests
   assert opened.stamp() != stamp
 
 

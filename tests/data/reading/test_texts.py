@@ -204,10 +204,22 @@ def test_rules_that_texts_do_not_fit(tmp_path):
   assert found[0].source == "book/x.txt"
 
 
+def test_a_range_names_the_files_that_it_reads(tmp_path):
+  _corpus(tmp_path, {f"{n}.txt": "x" * (10 + n) for n in range(9)})
+  opened = inputs.open([tmp_path])
+  (part,) = opened.parts
+  found = []
+  for block in opened.blocks(30):
+    names = [name for name, _ in part.files_of(block.start, block.stop)]
+    assert [d.source for d in opened.documents(block)] == names
+    found += names
+  assert found == [name for name, _ in part.files()]
+
+
 def test_digests_and_stamp_of_a_folder(tmp_path):
   _corpus(tmp_path / "a", {"x.txt": "x", "y.txt": "y"})
   _corpus(tmp_path / "b", {"x.txt": "x", "y.txt": "y"})
-  first = inputs.open([tmp_path / "a"]).digest()
-  assert inputs.open([tmp_path / "b"]).digest() == first
+  first = inputs.open([tmp_path / "a"]).digests()
+  assert inputs.open([tmp_path / "b"]).digests() == first
   (tmp_path / "b/y.txt").rename(tmp_path / "b/z.txt")
-  assert inputs.open([tmp_path / "b"]).digest() != first
+  assert inputs.open([tmp_path / "b"]).digests() != first
