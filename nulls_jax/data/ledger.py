@@ -16,6 +16,7 @@ the erasure.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -39,10 +40,9 @@ ACTIVE, ERASED = "active", "erased"
 # larger ones only what stands near in the order of keys is seen.
 _MAX_SOURCES_TO_SCAN = 20_000
 _CHUNK = 500
-# A file that is rewritten gets its indices' entries in no order; with SQLite's
-# own 2 MB of memory for pages, millions of entries take minutes. In KiB.
-REWRITE = "PRAGMA cache_size = -200000"
-_INDEX_AND_ID = np.dtype([("index", np.int64), ("id", np.int64)])
+_INDEX_AND_VALUE = np.dtype([("index", np.int64), ("value", np.int64)])
+# So many at once that they stay in a cache: memory grows by the result alone.
+_PAIRS = 8192
 
 _SCHEMA = """
 CREATE TABLE info (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -410,10 +410,9 @@ class Ledger:
 
   def ids(self) -> np.ndarray:
     """Return the ids by index: `uint64 [num_sources + 1]`, 0 first."""
-    query = "SELECT source_index, source_id FROM sources"
-    rows = np.fromiter(self._connection.execute(query), _INDEX_AND_ID)
     result = np.zeros(self.num_sources + 1, np.int64)
-    result[rows["index"]] = rows["id"]
+    for part in self._pairs("SELECT source_index, source_id FROM sources"):
+      result[part["index"]] = part["value"]
     return result.view(np.uint64)
 
   def size_classes(self) -> np.ndarray:
@@ -423,9 +422,17 @@ class Ledger:
       f"SELECT source_index, {self._size_class} FROM sources "
       f"WHERE {self._size_class} != 0"
     )
-    rows = np.fromiter(self._connection.execute(query), _INDEX_AND_ID)
-    result[rows["index"]] = rows["id"]
+    for part in self._pairs(query):
+      result[part["index"]] = part["value"]
     return result
+
+  def _pairs(self, query: str) -> Iterator[np.ndarray]:
+    """Yield what a query gives, some thousands at a time."""
+    found = self._connection.execute(query)
+    while len(
+      part := np.fromiter(itertools.islice(found, _PAIRS), _INDEX_AND_VALUE)
+    ):
+      yield part
 
   def fingerprint(self) -> str:
     """Return what says whose rows are whose, and no erasure changes.
@@ -433,10 +440,10 @@ class Ledger:
     The SHA-256 of all ids in order, and of all size classes after them (a
     byte each) unless every one is 0.
     """
-    digest = hashlib.sha256(self.ids().astype("<u8").tobytes())
+    digest = hashlib.sha256(self.ids().astype("<u8", copy=False))
     classes = self.size_classes()
     if classes.any():
-      digest.update(classes.tobytes())
+      digest.update(classes)
     return digest.hexdigest()
 
   def erased(self) -> list[Source]:
@@ -471,14 +478,22 @@ class Ledger:
     """
     sources = self.find(dict.fromkeys(keys))
     with files.disk_errors(self.path):
-      with self._connection:
-        self._connection.executemany(
-          "UPDATE sources SET key = NULL, metadata = '{}', status = 'erased' "
-          "WHERE source_index = ?",
-          [(source.index,) for source in sources],
-        )
-      self._connection.execute(REWRITE)
+      redact(self._connection, [source.index for source in sources])
       self._connection.execute("VACUUM")
+
+
+def redact(connection: sqlite3.Connection, indices: Iterable[int]) -> None:
+  """Take key and metadata from sources of an open ledger.
+
+  Their text may still stand in free places of the file until that is
+  rewritten, so this alone is no erasure.
+  """
+  with connection:
+    connection.executemany(
+      "UPDATE sources SET key = NULL, metadata = '{}', status = 'erased' "
+      "WHERE source_index = ?",
+      [(index,) for index in indices],
+    )
 
 
 def _source(row: tuple) -> Source:

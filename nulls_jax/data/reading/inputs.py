@@ -234,10 +234,10 @@ class Inputs:
     for block in blocks:
       found = self.parts[block.part].files_of(block.start, block.stop)
       wanted[block.part].update(found)
-    return [
-      contents.Content.read(part.is_file, names.items())
+    return contents.read(
+      (part.is_file, names.items())
       for part, names in zip(self.parts, wanted, strict=True)
-    ]
+    )
 
   def digests(self) -> list[str]:
     """Return the hex SHA-256 of each part; reads everything once.
@@ -245,10 +245,8 @@ class Inputs:
     That of a file is the file's own; that of a folder or dataset is over the
     names and SHA-256 of its files. Nothing depends on where they lie.
     """
-    return [
-      contents.Content.read(part.is_file, part.files()).digest()
-      for part in self.parts
-    ]
+    found = contents.read((part.is_file, part.files()) for part in self.parts)
+    return [content.digest() for content in found]
 
   def _keyed(
     self,
