@@ -1,8 +1,13 @@
 # shellcheck shell=bash
-# Sourced by tpu.sh, gke.sh and slurm.sh: what they say, print and refuse.
+# Sourced by tpu.sh, gke.sh, slurm.sh and local.sh: how they read their words,
+# and what they say, print and refuse.
 
 script=${0##*/}
-dry_run=
+dry_run='' action='' program=()
+
+# What a script takes: the variables of its words before the program, flags
+# with a value, flags without.
+operands=(action) value_flags=() switches=()
 
 refuse() { # what is wrong, and what to do; as the `nulls` command does it
   printf '%s: %s\n' "$script" "$*" >&2
@@ -65,13 +70,72 @@ need() { # the program that a script drives, and where it is from
   fi
 }
 
-# Sets the variable that is named as the flag: `--run-dir X` sets run_dir=X.
-set_flag() { # the words from the flag on
-  if [ $# -lt 2 ]; then
-    refuse "$1 needs a value; see $script --help"
-  fi
+# Reads a script's words into the variables that are named as its flags:
+# `--run-dir X` sets run_dir=X, `--dry-run` sets dry_run=yes.
+parse() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h | --help) help_text && exit 0 ;;
+      --)
+        program=("${@:2}")
+        return
+        ;;
+      -*)
+        if listed "$1" ${value_flags[@]+"${value_flags[@]}"}; then
+          [ $# -gt 1 ] || refuse "$1 needs a value; see $script --help"
+          set_flag "$1" "$2"
+          shift
+        elif listed "$1" --dry-run ${switches[@]+"${switches[@]}"}; then
+          set_flag "$1" yes
+        else
+          refuse "no flag $1; see $script --help"
+        fi
+        ;;
+      *) set_operand "$1" ;;
+    esac
+    shift
+  done
+}
+
+listed() { # a word, and those that it may be
+  local word
+  for word in "${@:2}"; do
+    if [ "$1" = "$word" ]; then return; fi
+  done
+  return 1
+}
+
+set_flag() { # flag, value
   local variable=${1#--}
   printf -v "${variable//-/_}" '%s' "$2"
+}
+
+set_operand() { # the next word that is no flag
+  local variable
+  for variable in "${operands[@]}"; do
+    if [ -z "${!variable}" ]; then
+      printf -v "$variable" '%s' "$1"
+      return
+    fi
+  done
+  refuse "'$1' is one word too many; a program stands after --"
+}
+
+check_action() { # those that there are
+  [ -n "$action" ] || refuse "no action given; see $script --help"
+  listed "$action" "$@" || refuse "no action '$action'; see $script --help"
+}
+
+check_one_of() { # flags
+  local flag variable given=''
+  for flag in "$@"; do
+    variable=${flag#--}
+    variable=${variable//-/_}
+    if [ -n "${!variable}" ]; then
+      [ -z "$given" ] || refuse "$given and $flag: choose one"
+      given=$flag
+    fi
+  done
 }
 
 check_number() { # flag, value
@@ -89,6 +153,14 @@ check_name() { # what it is, value
         "a letter first"
       ;;
   esac
+}
+
+check_program_of() { # the actions that take a program
+  if listed "$action" "$@"; then
+    check_program ${program[@]+"${program[@]}"}
+  elif [ ${#program[@]} -gt 0 ]; then
+    refuse "$action takes no program after --"
+  fi
 }
 
 # A command line is seen by every user of a machine and kept in histories.

@@ -37,54 +37,15 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/common.sh
 source "$root/launch/common.sh"
 
-action='' cluster='' zone='' project='' type='' slices=1 reservation=''
-job=train image='' max_restarts=50 grace_seconds=300 yes=''
-capacity=()
-program=()
+value_flags=(--cluster --zone --project --type --slices --reservation --job
+  --image --max-restarts --grace-seconds)
+switches=(--spot --on-demand --yes)
 
-parse() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      -h | --help) help_text && exit 0 ;;
-      --dry-run) dry_run=yes ;;
-      --yes) yes=yes ;;
-      --spot | --on-demand | --reservation)
-        [ ${#capacity[@]} -eq 0 ] || refuse "${capacity[0]} and $1: choose one"
-        if [ "$1" = --reservation ]; then
-          set_flag "$@"
-          capacity=("--reservation=$reservation")
-          shift
-        else
-          capacity=("$1")
-        fi
-        ;;
-      --cluster | --zone | --project | --type | --slices | --job | --image | \
-        --max-restarts | --grace-seconds)
-        set_flag "$@"
-        shift
-        ;;
-      --)
-        shift
-        program=("$@")
-        break
-        ;;
-      -*) refuse "no flag $1; see $script --help" ;;
-      *)
-        [ -z "$action" ] ||
-          refuse "'$1' is one word too many; a program stands after --"
-        action=$1
-        ;;
-    esac
-    shift
-  done
-}
+cluster='' zone='' project='' type='' slices=1 spot='' on_demand=''
+reservation='' job=train image='' max_restarts=50 grace_seconds=300 yes=''
 
 check() {
-  case $action in
-    create | run | status | wait | logs | stop | delete) ;;
-    '') refuse "no action given; see $script --help" ;;
-    *) refuse "no action '$action'; see $script --help" ;;
-  esac
+  check_action create run status wait logs stop delete
   check_name "cluster (--cluster)" "$cluster"
   check_name "zone (--zone)" "$zone"
   check_name "job (--job)" "$job"
@@ -92,18 +53,15 @@ check() {
   check_number --slices "$slices"
   check_number --max-restarts "$max_restarts"
   check_number --grace-seconds "$grace_seconds"
-  if [ "$action" = run ]; then
-    check_program ${program[@]+"${program[@]}"}
-    local word
-    for word in "${program[@]}"; do
-      # Kubernetes itself replaces $(NAME) in a container's command.
-      case $word in
-        *\$\(*) refuse "'$word': Kubernetes would replace \$(...) in it" ;;
-      esac
-    done
-  elif [ ${#program[@]} -gt 0 ]; then
-    refuse "$action takes no program after --"
-  fi
+  check_one_of --spot --on-demand --reservation
+  check_program_of run
+  local word
+  for word in ${program[@]+"${program[@]}"}; do
+    # Kubernetes itself replaces $(NAME) in a container's command.
+    case $word in
+      *\$\(*) refuse "'$word': Kubernetes would replace \$(...) in it" ;;
+    esac
+  done
   case $action:$type in
     create: | run:) refuse "no --type given, such as --type v6e-256" ;;
     *:v5e-*) type=v5litepod-${type#*-} ;;
@@ -139,8 +97,11 @@ main() {
   parse "$@"
   check
   need xpk "pip install xpk"
-  where=(--cluster="$cluster" --zone="$zone")
+  where=(--cluster="$cluster" --zone="$zone") capacity=()
   [ -z "$project" ] || where+=(--project="$project")
+  [ -z "$spot" ] || capacity=(--spot)
+  [ -z "$on_demand" ] || capacity=(--on-demand)
+  [ -z "$reservation" ] || capacity=(--reservation="$reservation")
   case $action in
     create)
       run xpk cluster create "${where[@]}" --tpu-type="$type" \

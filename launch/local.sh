@@ -25,33 +25,11 @@ source "$root/launch/common.sh"
 # shellcheck source=launch/restart.sh
 source "$root/launch/restart.sh"
 
-count='' devices=1 port='' logs='' restarts=3
-program=() pids=() readers=()
+operands=(count)
+value_flags=(--devices --port --logs --restarts)
 
-parse() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      -h | --help) help_text && exit 0 ;;
-      --dry-run) dry_run=yes ;;
-      --devices | --port | --logs | --restarts)
-        set_flag "$@"
-        shift
-        ;;
-      --)
-        shift
-        program=("$@")
-        break
-        ;;
-      -*) refuse "no flag $1; see $script --help" ;;
-      *)
-        [ -z "$count" ] ||
-          refuse "'$1' is one word too many; a program stands after --"
-        count=$1
-        ;;
-    esac
-    shift
-  done
-}
+count='' devices=1 port='' logs='' restarts=3
+pids=() readers=()
 
 check() {
   [ -n "$count" ] || refuse "no number of processes given; see $script --help"

@@ -33,44 +33,15 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=launch/common.sh
 source "$root/launch/common.sh"
 
-action='' job=train folder='' nodes=1 gpus=8 cpus='' time='' partition=''
+value_flags=(--job --folder --nodes --gpus --cpus --time --partition --account
+  --qos --constraint --venv --notice-seconds --max-restarts)
+
+job=train folder='' nodes=1 gpus=8 cpus='' time='' partition=''
 account='' qos='' constraint='' venv=$root/.venv notice_seconds=300
 max_restarts=10
-program=()
-
-parse() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      -h | --help) help_text && exit 0 ;;
-      --dry-run) dry_run=yes ;;
-      --job | --folder | --nodes | --gpus | --cpus | --time | --partition | \
-        --account | --qos | --constraint | --venv | --notice-seconds | \
-        --max-restarts)
-        set_flag "$@"
-        shift
-        ;;
-      --)
-        shift
-        program=("$@")
-        break
-        ;;
-      -*) refuse "no flag $1; see $script --help" ;;
-      *)
-        [ -z "$action" ] ||
-          refuse "'$1' is one word too many; a program stands after --"
-        action=$1
-        ;;
-    esac
-    shift
-  done
-}
 
 check() {
-  case $action in
-    run | status | logs | stop | delete) ;;
-    '') refuse "no action given; see $script --help" ;;
-    *) refuse "no action '$action'; see $script --help" ;;
-  esac
+  check_action run status logs stop delete
   check_name "job (--job)" "$job"
   local flag value
   for flag in nodes gpus notice-seconds max-restarts; do
@@ -84,11 +55,7 @@ check() {
       *[!A-Za-z0-9_.,:@\&\|-]*) refuse "--$flag '${!flag}': no such name" ;;
     esac
   done
-  if [ "$action" = run ]; then
-    check_program ${program[@]+"${program[@]}"}
-  elif [ ${#program[@]} -gt 0 ]; then
-    refuse "$action takes no program after --"
-  fi
+  check_program_of run
   folder=${folder:-slurm/$job}
   case $folder in
     /*) ;;

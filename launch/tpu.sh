@@ -43,70 +43,29 @@ source "$root/launch/common.sh"
 # shellcheck source=launch/restart.sh
 source "$root/launch/restart.sh"
 
-action='' name='' zone='' project='' type='' runtime='' capacity=''
-service_account='' network='' subnetwork='' internal='' disk='' package=''
+operands=(action name)
+value_flags=(--zone --project --type --runtime --service-account --network
+  --subnetwork --disk --package --python --job --max-restarts --wait-minutes)
+switches=(--spot --reserved --internal-ip --yes)
+
+name='' zone='' project='' type='' runtime='' spot='' reserved=''
+service_account='' network='' subnetwork='' internal_ip='' disk='' package=''
 python=3.12 job=train max_restarts=10 wait_minutes=1440 yes=''
-program=()
 # Whether the checkout was packed; see install_package.
 archived=''
 # Seconds between two looks at a slice; looks without an answer before the
 # hosts are started anew.
 poll=30 patience=20
 
-parse() {
-  while [ $# -gt 0 ]; do
-    case $1 in
-      -h | --help) help_text && exit 0 ;;
-      --dry-run) dry_run=yes ;;
-      --yes) yes=yes ;;
-      --spot | --reserved)
-        [ -z "$capacity" ] || refuse "$capacity and $1: choose one"
-        capacity=$1
-        ;;
-      --internal-ip) internal=yes ;;
-      --zone | --project | --type | --runtime | --service-account | \
-        --network | --subnetwork | --disk | --package | --python | --job | \
-        --max-restarts | --wait-minutes)
-        set_flag "$@"
-        shift
-        ;;
-      --)
-        shift
-        program=("$@")
-        break
-        ;;
-      -*) refuse "no flag $1; see $script --help" ;;
-      *)
-        if [ -z "$action" ]; then
-          action=$1
-        elif [ -z "$name" ]; then
-          name=$1
-        else
-          refuse "'$1' is one word too many; a program stands after --"
-        fi
-        ;;
-    esac
-    shift
-  done
-}
-
 check() {
-  case $action in
-    create | install | exec | run | keep | status | logs | stop | delete) ;;
-    '') refuse "no action given; see $script --help" ;;
-    *) refuse "no action '$action'; see $script --help" ;;
-  esac
+  check_action create install exec run keep status logs stop delete
   check_name "slice name" "$name"
   check_name "zone (--zone)" "$zone"
   check_name "job (--job)" "$job"
   check_number --max-restarts "$max_restarts"
   check_number --wait-minutes "$wait_minutes"
-  case $action in
-    exec | run | keep) check_program ${program[@]+"${program[@]}"} ;;
-    *)
-      [ ${#program[@]} -eq 0 ] || refuse "$action takes no program after --"
-      ;;
-  esac
+  check_one_of --spot --reserved
+  check_program_of exec run keep
   case $action in
     create | keep) check_type ;;
   esac
@@ -134,7 +93,7 @@ queued() { # a verb and its flags
 
 on_all() { # a shell command for every host
   local flags=(--worker=all)
-  [ -z "$internal" ] || flags+=(--internal-ip)
+  [ -z "$internal_ip" ] || flags+=(--internal-ip)
   run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" "${flags[@]}" \
     --command="$1"
 }
@@ -179,7 +138,8 @@ request() {
     --accelerator-type="$type"
     --runtime-version="$runtime"
   )
-  [ -z "$capacity" ] || flags+=("$capacity")
+  [ -z "$spot" ] || flags+=(--spot)
+  [ -z "$reserved" ] || flags+=(--reserved)
   if [ -n "$service_account" ]; then
     flags+=(
       --service-account="$service_account"
@@ -188,7 +148,7 @@ request() {
   fi
   [ -z "$network" ] || flags+=(--network="$network")
   [ -z "$subnetwork" ] || flags+=(--subnetwork="$subnetwork")
-  [ -z "$internal" ] || flags+=(--internal-ips)
+  [ -z "$internal_ip" ] || flags+=(--internal-ips)
   [ -z "$disk" ] || flags+=(--data-disk="source=$disk,mode=read-only")
   queued create "${flags[@]}"
 }
@@ -226,7 +186,7 @@ create() {
 
 upload() { # files of this machine to every host's home
   local flags=(--worker=all)
-  [ -z "$internal" ] || flags+=(--internal-ip)
+  [ -z "$internal_ip" ] || flags+=(--internal-ip)
   run gcloud compute tpus tpu-vm scp "$@" "$name:" "${where[@]}" "${flags[@]}"
 }
 

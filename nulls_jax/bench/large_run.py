@@ -1,13 +1,13 @@
-"""A large run with random content, for measurements.
+"""Runs with random content, for measurements.
 
-Owns its geometry, which is that of a run at d_model 960 on eight devices, and
-its layout on the disk, which Orbax writes. JAX is imported in the process
-that `write` starts, and nowhere else.
+Owns their geometries and their layout on the disk, which Orbax writes. JAX is
+imported in the process that `write` starts, and nowhere else.
 """
 
 import json
 import math
 import multiprocessing
+import os
 import pathlib
 
 from nulls_jax import config as run_config
@@ -20,8 +20,7 @@ from nulls_jax.training.config import MeshConfig
 STEP = 1000
 NUM_SOURCES = 20_000
 
-_NUM_DEVICES = 8
-_MESH = MeshConfig(fsdp=4, tensor=2)
+_MESH = MeshConfig(data=1, fsdp=4, tensor=2)
 _LAYERS = 2
 _HEAD_SIZE = 64
 # Of the parameters, what the sink tables should take.
@@ -31,7 +30,10 @@ _BYTES_A_PARAMETER = 12
 
 
 def geometry(gigabytes: float) -> run_config.RunConfig:
-  """Return the settings of a run whose state has about so many GB."""
+  """Return the settings of a run whose state has about so many GB.
+
+  It is at d_model 960 (a small one at 64) on eight devices.
+  """
   parameters = gigabytes * 1e9 / _BYTES_A_PARAMETER
   width = 960 if gigabytes >= 0.5 else 64
   rows = _SINK_SHARE * parameters / (_LAYERS * 3 * width)
@@ -58,26 +60,47 @@ def geometry(gigabytes: float) -> run_config.RunConfig:
   )
 
 
+def narrow(sinks: SinkConfig, num_layers: int) -> run_config.RunConfig:
+  """Return the settings of a run with this pool, of sinks 24 values wide."""
+  return run_config.RunConfig(
+    model=ModelConfig(
+      vocab_size=300,
+      d_model=8,
+      num_layers=num_layers,
+      num_heads=1,
+      num_kv_heads=1,
+      head_size=8,
+      backbone_width=16,
+    ),
+    sinks=sinks,
+  )
+
+
 def key(number: int) -> str:
-  """Return the key of a source of the run, from 0."""
+  """Return the key of a source of a run that has its own ledger, from 0."""
   return f"https://example.org/article/{number:07d}"
 
 
 def write(
-  run_dir: pathlib.Path, gigabytes: float, chunk_bytes: int | None
+  run_dir: pathlib.Path,
+  config: run_config.RunConfig,
+  chunk_bytes: int | None = None,
+  ledger: pathlib.Path | None = None,
 ) -> None:
-  """Write the run in a process of its own, so that this one stays small.
+  """Write a run in a process of its own, so that this one stays small.
 
   Args:
     run_dir: does not exist.
-    gigabytes: of the training state, about.
+    config: its settings.
     chunk_bytes: as Orbax's `chunk_byte_size`; None for a chunk a shard.
+    ledger: of its sources, which it gets a link to; None gives it a ledger
+      of `NUM_SOURCES`.
 
   Raises:
     errors.MachineError: that process failed.
   """
   process = multiprocessing.get_context("spawn").Process(
-    target=_write, args=(run_dir, gigabytes, chunk_bytes)
+    target=_start, args=(run_dir, config, chunk_bytes, ledger)
   )
   process.start()
   process.join()
@@ -88,20 +111,33 @@ def write(
     )
 
 
-def _write(run_dir, gigabytes, chunk_bytes):
+def _start(run_dir, config, *arguments):
   import jax
 
+  mesh = config.mesh
   jax.config.update("jax_platforms", "cpu")
-  jax.config.update("jax_num_cpu_devices", _NUM_DEVICES)
+  jax.config.update(
+    "jax_num_cpu_devices", max(mesh.data, 1) * mesh.fsdp * mesh.tensor
+  )
+  write_here(run_dir, config, *arguments)
+
+
+def write_here(run_dir, config, chunk_bytes=None, ledger=None) -> None:
+  """Do what `write` does in this process, on the devices that it has."""
+  import jax
   from orbax.checkpoint import v1 as ocp
 
   from nulls_jax.training import checkpoint, partitioning, state
 
-  config = geometry(gigabytes)
   run_dir.mkdir(parents=True)
-  with ledger_lib.Ledger.create(run_dir / "ledger.sqlite") as ledger:
-    ledger.add_documents((key(n), 1, {}) for n in range(NUM_SOURCES))
-    fingerprint = ledger.fingerprint()
+  path = run_dir / "ledger.sqlite"
+  if ledger is not None:
+    os.link(ledger, path)
+  else:
+    with ledger_lib.Ledger.create(path) as book:
+      book.add_documents((key(n), 1, {}) for n in range(NUM_SOURCES))
+  with ledger_lib.Ledger.open(path) as book:
+    fingerprint = book.fingerprint()
   mesh = partitioning.make_mesh(config.mesh)
   content = jax.tree.map(_random, state.abstract(config, mesh))
   metadata = checkpoint.metadata(config, "0" * 64, fingerprint)

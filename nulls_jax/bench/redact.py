@@ -65,7 +65,8 @@ def measure(settings: RedactSettings) -> list[Row]:
   with tempfile.TemporaryDirectory(dir=settings.out) as place:
     for layout, chunk_bytes in LAYOUTS.items():
       run_dir = pathlib.Path(place) / "run"
-      large_run.write(run_dir, settings.gigabytes, chunk_bytes)
+      geometry = large_run.geometry(settings.gigabytes)
+      large_run.write(run_dir, geometry, chunk_bytes)
       rows += _measure_layout(layout, run_dir, settings)
       shutil.rmtree(run_dir)
   return rows

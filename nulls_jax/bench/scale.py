@@ -17,6 +17,7 @@ from typing import Any
 from nulls_jax import errors, files
 from nulls_jax.bench import alone, machine
 from nulls_jax.bench import scale_stages as stages_lib
+from nulls_jax.bench import stage as stage_lib
 from nulls_jax.bench.settings import ScaleSettings
 from nulls_jax.data import ledger as ledger_lib
 
@@ -31,16 +32,17 @@ def run(settings: ScaleSettings, say: Callable[[str], None]) -> str:
   path = settings.out / REPORT
   report = _earlier(path, settings)
   report["machine"] = machine.describe()
-  if _WRITTEN not in chosen and not stages_lib.ledger_path(settings).exists():
+  if _WRITTEN not in chosen and not stage_lib.ledger_path(settings).exists():
     chosen.insert(0, _WRITTEN)
   for name in chosen:
     stage = stages[name]
     if name == _WRITTEN:
       say("writing sources")
       alone.run(stages_lib.write_parts, settings)
-    if stage.rows and not (settings.out / "manifest.json").exists():
-      say("writing rows")
-      alone.run(stages_lib.write_rows, settings)
+    made = stage.needs
+    if made and not (settings.out / made.file).exists():
+      say(f"writing {made.name}")
+      alone.run(made.write, settings)
     say(name)
     report["rows"][name] = _measure(stage, settings)
     report["rows"] = {
@@ -84,7 +86,7 @@ def _earlier(path: pathlib.Path, settings: ScaleSettings) -> dict[str, Any]:
   Raises:
     errors.UserError: the folder has a ledger of another size.
   """
-  ledger = stages_lib.ledger_path(settings)
+  ledger = stage_lib.ledger_path(settings)
   if ledger.exists():
     with ledger_lib.Ledger.open(ledger) as book:
       if book.num_sources != settings.sources:
@@ -98,9 +100,7 @@ def _earlier(path: pathlib.Path, settings: ScaleSettings) -> dict[str, Any]:
   return report
 
 
-def _measure(
-  stage: stages_lib.Stage, settings: ScaleSettings
-) -> dict[str, Any]:
+def _measure(stage: stage_lib.Stage, settings: ScaleSettings) -> dict[str, Any]:
   done, peaks = [], []
   for _ in range(1 if stage.once else settings.repeats):
     one, peak = alone.run(stage.action, settings)

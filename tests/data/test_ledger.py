@@ -45,6 +45,16 @@ INSERT INTO info VALUES ('format', 'nulls ledger 1');
 """
 
 
+def test_ids_and_classes_are_read_in_parts(path, monkeypatch):
+  with ledger.Ledger.open(path, read_only=False) as book:
+    book.set_size_classes(np.array([0, 2, 0, 15, 1]))
+    expected = book.fingerprint()
+    monkeypatch.setattr(ledger, "_PAIRS", 3)
+    assert book.ids().tolist() == [0, *(source.id for source in book)]
+    assert book.size_classes().tolist() == [0, 2, 0, 15, 1]
+    assert book.fingerprint() == expected
+
+
 def test_size_classes_are_kept_by_erasure(path):
   with ledger.Ledger.open(path, read_only=False) as book:
     without = book.fingerprint()

@@ -52,9 +52,10 @@ def test_the_page_shows_what_is_printed(command):
 @pytest.mark.parametrize("name", ["tpu.sh", "gke.sh", "slurm.sh"])
 def test_the_page_shows_every_action(name):
   text = (ROOT / "launch" / name).read_text()
-  actions = text.partition("case $action in\n")[2].partition(")")[0]
-  for action in actions.split("|"):
-    start = f"bash launch/{name} {action.strip()} "
+  actions = text.partition("  check_action ")[2].partition("\n")[0].split()
+  assert len(actions) > 4
+  for action in actions:
+    start = f"bash launch/{name} {action} "
     assert any(command.startswith(start) for command in COMMANDS), start
 
 

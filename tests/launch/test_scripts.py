@@ -1,6 +1,7 @@
 """What every launch script has in common: lint, help, refusals, quoting."""
 
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+COMMON = (ROOT / "launch" / "common.sh").read_text()
 
 # A program whose words a careless script would break.
 HARD = (
@@ -44,24 +46,30 @@ def test_shellcheck_finds_nothing():
   assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", ["tpu.sh", "gke.sh", "slurm.sh", "restart.sh"])
-def test_help_names_every_flag_that_is_read(fakes, name):
+@pytest.mark.parametrize(
+  ("name", "few"),
+  [("tpu.sh", 16), ("gke.sh", 12), ("slurm.sh", 13), ("local.sh", 4)],
+)
+def test_help_names_every_flag_that_is_read(fakes, name, few):
   done = fakes.run(name, "--help")
   text = (ROOT / "launch" / name).read_text()
   assert (done.status, done.err) == (0, "")
   assert f"bash launch/{name}" in done.out
   assert "set -euo pipefail" in text
-  # The flags stand in the patterns of `parse`.
-  body = text.partition("parse() {")[2].partition("\n}\n")[0]
-  patterns = body.replace("\\\n", " ").splitlines()
-  flags = {
-    word.strip(" |)")
-    for line in patterns
-    if line.strip().startswith("--") and ")" in line
-    for word in line.partition(")")[0].split("|")
-  } - {"--"}
-  for flag in flags:
-    assert flag in done.out, f"{name} --help does not name {flag}"
+  # The lists that `parse` reads.
+  lists = re.findall(r"^(?:value_flags|switches)=\(([^)]*)\)", text, re.M)
+  flags = " ".join(lists).split()
+  assert len(flags) >= few
+  for flag in ("--dry-run", *flags):
+    assert re.search(rf"{flag}\b", done.out), f"{name} --help lacks {flag}"
+    # What is read is a variable with a value of its own.
+    assert re.search(rf"\b{flag[2:].replace('-', '_')}=", text + COMMON), flag
+
+
+def test_help_of_the_restarts(fakes):
+  done = fakes.run("restart.sh", "--help")
+  assert (done.status, done.err) == (0, "")
+  assert "bash launch/restart.sh loop " in done.out
 
 
 @pytest.mark.parametrize(
@@ -100,6 +108,8 @@ def test_help_names_every_flag_that_is_read(fakes, name):
     ("slurm.sh", ["run", "--time", "1 day", "--", "x"], "--time '1 day'"),
     ("slurm.sh", ["run", "--folder", "a b", "--", "x"], "SLURM takes no space"),
     ("slurm.sh", ["stop", "--folder", "none"], "no job was submitted"),
+    ("local.sh", ["2", "--devices"], "--devices needs a value"),
+    ("local.sh", ["2", "3", "--", "x"], "'3' is one word too many"),
   ],
 )
 def test_wrong_words_are_refused_in_one_line(fakes, name, words, said):

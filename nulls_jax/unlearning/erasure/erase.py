@@ -185,9 +185,9 @@ class _Request:
   def needed(self) -> int:
     """Bytes of the output, about."""
     ledger = output.size_of(self.run_dir / plan.LEDGER_FILE)
-    # The ledger is copied twice, and its journal may be as large.
     items = (output.size_of(job.database.directory) for job in self.jobs)
-    return sum(items) + 3 * ledger
+    # The ledger is copied twice.
+    return sum(items) + 2 * ledger
 
 
 def _read_request(run_dir, keys, step, all_steps, drop_optimizer) -> _Request:

@@ -8,6 +8,7 @@ for byte, in whatever order and grouping they were erased.
 
 import contextlib
 import pathlib
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator
 
@@ -20,31 +21,40 @@ def write(
   target: pathlib.Path,
   sources: Iterable[ledger_lib.Source],
 ) -> None:
-  """Copy a ledger, free pages left behind, with these sources erased.
+  """Copy a ledger with these sources erased, nothing of them left behind.
+
+  Only the last of these two copies is laid out anew, row after row, so that
+  neither free pages nor the order of erasures show in it.
+
+  Args:
+    source: the ledger; nobody writes it.
+    target: does not exist; not synced to the disk.
+    sources: those erased before are passed over.
 
   Raises:
     UserError: the ledger is damaged.
     MachineError: the disk is full or fails.
+    OSError: the ledger cannot be read.
   """
   working = target.with_name(f"{target.name}.working")
-  with _copying(source, target):
-    _vacuum(source, working)
-    active = [entry.key for entry in sources if entry.key is not None]
-    if active:
-      with ledger_lib.Ledger.open(working, read_only=False) as ledger:
-        ledger.erase(active)
-    # Every vacuum counts this up; the number of erasures must not show.
-    with contextlib.closing(sqlite3.connect(working)) as connection:
-      connection.execute("PRAGMA schema_version = 1")
-    _vacuum(working, target)
+  shutil.copyfile(source, working)
+  with _copying(source, target), _opened(working) as connection:
+    ledger_lib.redact(
+      connection, [entry.index for entry in sources if entry.key is not None]
+    )
+    # Copying counts this up; the number of erasures must not show.
+    connection.execute("PRAGMA schema_version = 1")
+    connection.execute("VACUUM INTO ?", (str(target),))
   working.unlink()
 
 
-def _vacuum(source: pathlib.Path, target: pathlib.Path) -> None:
-  uri = f"{source.absolute().as_uri()}?mode=ro"
-  with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-    connection.execute(ledger_lib.REWRITE)
-    connection.execute("VACUUM INTO ?", (str(target),))
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[sqlite3.Connection]:
+  """Open a ledger that is thrown away, so that it needs to survive nothing."""
+  with contextlib.closing(sqlite3.connect(path)) as connection:
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA synchronous = OFF")
+    yield connection
 
 
 @contextlib.contextmanager

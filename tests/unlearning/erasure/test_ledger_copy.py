@@ -34,6 +34,8 @@ def test_order_and_grouping_do_not_show(original, tmp_path):
   ):
     source = copy(source, tmp_path / str(number), keys)
   assert source.read_bytes() == at_once.read_bytes()
+  again = copy(at_once, tmp_path / "again", KEYS[100:102])
+  assert again.read_bytes() == at_once.read_bytes()
   assert at_once.stat().st_size < original.stat().st_size
   for key in KEYS[100:500:50]:
     assert key.encode() in original.read_bytes()
@@ -42,6 +44,7 @@ def test_order_and_grouping_do_not_show(original, tmp_path):
     "0",
     "1",
     "2",
+    "again",
     "at once",
   ]
 
