@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import pathlib
 import sqlite3
+from typing import Any
 
 from nulls_jax import errors
 
@@ -36,8 +38,14 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
 
 def sha256(path: pathlib.Path) -> str:
   """Return the hex SHA-256 of a file, read in pieces; raises `OSError`."""
-  with open(path, "rb") as file:
+  with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_sha256(values: Any) -> str:
+  """Return the hex SHA-256 of what JSON holds, whatever the order in dicts."""
+  text = json.dumps(values, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -29,3 +29,9 @@ def test_disk_errors_of_files(tmp_path):
     files.disk_errors("here"),
   ):
     (tmp_path / "file" / "below").mkdir()
+
+
+def test_the_digest_of_values_does_not_depend_on_their_order():
+  one, other = {"a": 1, "b": 2}, {"b": 2, "a": 1}
+  assert files.json_sha256(one) == files.json_sha256(other)
+  assert files.json_sha256({"a": 1}) != files.json_sha256({"a": 2})

@@ -26,7 +26,7 @@ from nulls_jax import errors, files
 from nulls_jax.bench import corpus, machine
 from nulls_jax.bench.settings import InputSettings
 from nulls_jax.data import config as data_config
-from nulls_jax.data import ledger, mixing, mixture, packing, pipeline
+from nulls_jax.data import ledger, mixing, mixture, packing, pipeline, routing
 from nulls_jax.data.preparation import dataset
 from nulls_jax.sinks import assignment
 
@@ -159,7 +159,7 @@ def measure(
     processor time (median); padding counts as the model's tokens do.
   """
   with ledger.Ledger.open(prepared.ledger_path) as book:
-    words = book.routing_table(assignment.SinkConfig())
+    words = routing.table(assignment.SinkConfig(), book)
   step = 0
   by_clock, by_processor = [], []
   for _ in range(settings.repeats + 1):

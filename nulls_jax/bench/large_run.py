@@ -13,6 +13,7 @@ import pathlib
 from nulls_jax import config as run_config
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import ledger_writing
 from nulls_jax.model.config import ModelConfig
 from nulls_jax.sinks.assignment import SinkConfig
 from nulls_jax.training.config import MeshConfig
@@ -134,7 +135,7 @@ def write_here(run_dir, config, chunk_bytes=None, ledger=None) -> None:
   if ledger is not None:
     os.link(ledger, path)
   else:
-    with ledger_lib.Ledger.create(path) as book:
+    with ledger_writing.Writer.create(path) as book:
       book.add_documents((key(n), 1, {}) for n in range(NUM_SOURCES))
   with ledger_lib.Ledger.open(path) as book:
     fingerprint = book.fingerprint()

@@ -120,7 +120,7 @@ def _routing_table(
 ) -> stage_lib.Done:
   def read():
     with stage_lib.opened(settings) as book:
-      return book.routing_table(routing.lay_out(config, book))
+      return routing.table(routing.lay_out(config, book), book)
 
   table, taken = alone.timed(read)
   return stage_lib.Done(
@@ -136,7 +136,7 @@ def _draw(
   """Draw every source's sinks in layer 0, and count whom each sink serves."""
   with stage_lib.opened(settings) as book:
     config = routing.lay_out(config, book)
-    words_Sx2 = book.routing_table(config)[1:]
+    words_Sx2 = routing.table(config, book)[1:]
   loads_GxR = np.zeros((config.strata, config.rows_per_stratum), np.int64)
   taken = alone.Taken()
   for start in range(0, len(words_Sx2), _AT_ONCE):
@@ -226,7 +226,7 @@ def _read(settings: ScaleSettings, hosts: int) -> stage_lib.Done:
 
   prepared = mixture.open_dataset(settings.out)
   with stage_lib.opened(settings) as book:
-    table = book.routing_table(forecast.CONFIG)
+    table = routing.table(forecast.CONFIG, book)
 
   def first():
     batches = pipeline.batches(

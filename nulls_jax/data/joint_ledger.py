@@ -14,6 +14,7 @@ import numpy as np
 
 from nulls_jax.data import config as data_config
 from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import ledger_writing
 
 
 def join(
@@ -33,9 +34,9 @@ def join(
     errors.MachineError: the disk is full.
   """
   if not ledgers:
-    ledger_lib.Ledger.create(path).close()
+    ledger_writing.Writer.create(path).close()
     return
-  with ledger_lib.Ledger.copy(path, ledgers[0]) as joint:
+  with ledger_writing.Writer.copy(path, ledgers[0]) as joint:
     for other in ledgers[1:]:
       with ledger_lib.Ledger.open(other) as book:
         joint.add_documents(

@@ -1,7 +1,8 @@
 """The ledger: which sources a dataset holds, what they are, their status.
 
-Owns the SQLite file of sources and its format. Needs NumPy only, so that
-redaction tools can use it without JAX. Knows neither tokens nor weights.
+Owns what the SQLite file of sources holds, and reading it; `ledger_writing`
+writes it. Needs NumPy only, so that redaction tools can use it without JAX.
+Knows neither tokens nor weights.
 
 A key is any text of 1 to 4,096 bytes of UTF-8, line ends, quotes and SQL
 included, and is its exact code points: never normalised, trimmed or folded,
@@ -9,7 +10,7 @@ because two sources may differ in no more than that. A key that is unknown,
 but looks like a known one, gets that one suggested (`suggestions`).
 
 Invariant: a source's index, counted from 1 in order of first appearance, its
-64-bit id and its size class never change; after `erase` the key's text is
+64-bit id and its size class never change; after an erasure the key's text is
 nowhere in the file, while the id stays, so that asking for the key again finds
 the erasure.
 """
@@ -22,18 +23,18 @@ import os
 import pathlib
 import sqlite3
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from nulls_jax import errors, files
-from nulls_jax.data import conditions, routing, suggestions
+from nulls_jax import errors
+from nulls_jax.data import conditions, suggestions
 from nulls_jax.data.reading import keys as source_keys
 from nulls_jax.sinks import assignment
 
 FORMAT = "nulls ledger 2"
 # Without the column of size classes: every source is of class 0.
-_FORMAT_1 = "nulls ledger 1"
+FORMAT_1 = "nulls ledger 1"
 ACTIVE, ERASED = "active", "erased"
 
 # Ledgers up to this size are searched in full for the key that was meant; in
@@ -44,21 +45,8 @@ _INDEX_AND_VALUE = np.dtype([("index", np.int64), ("value", np.int64)])
 # So many at once that they stay in a cache: memory grows by the result alone.
 _PAIRS = 8192
 
-_SCHEMA = """
-CREATE TABLE info (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE sources (
-  source_index INTEGER PRIMARY KEY,
-  source_id INTEGER NOT NULL UNIQUE,
-  key TEXT UNIQUE,
-  num_documents INTEGER NOT NULL,
-  num_tokens INTEGER NOT NULL,
-  metadata TEXT NOT NULL,
-  status TEXT NOT NULL CHECK (status IN ('active', 'erased')),
-  size_class INTEGER NOT NULL DEFAULT 0 CHECK (size_class BETWEEN 0 AND 15)
-);
-"""
 # Of both formats; the size class comes after them.
-_COLUMNS = (
+COLUMNS = (
   "source_index, source_id, key, num_documents, num_tokens, metadata, status"
 )
 
@@ -89,13 +77,15 @@ class Source:
   size_class: int = 0
 
 
-def _to_signed(source_id: int) -> int:
+def to_signed(source_id: int) -> int:
   """SQLite's integers are signed: the same 64 bits."""
   return source_id - 2**64 if source_id >= 2**63 else source_id
 
 
 class Ledger:
-  """An open ledger; a context manager that closes it."""
+  """An open ledger, to be read; a context manager that closes it."""
+
+  _MODE = "ro"
 
   def __init__(
     self,
@@ -106,47 +96,11 @@ class Ledger:
     self.path = path
     self._connection = connection
     self._size_class = "size_class" if has_size_classes else "0"
-    self._columns = f"{_COLUMNS}, {self._size_class}"
+    self._columns = f"{COLUMNS}, {self._size_class}"
     self._connection.execute("PRAGMA secure_delete = ON")
 
   @classmethod
-  def create(cls, path: str | os.PathLike) -> "Ledger":
-    """Create an empty ledger; `errors.UserError` when the file exists."""
-    path = pathlib.Path(path)
-    if path.exists():
-      raise errors.UserError(f"{path} exists; a ledger is never overwritten")
-    with files.disk_errors(path):
-      # One file and nothing beside it: no write-ahead log to forget.
-      connection = sqlite3.connect(path)
-      connection.executescript(_SCHEMA)
-      connection.execute("INSERT INTO info VALUES ('format', ?)", (FORMAT,))
-      connection.commit()
-    return cls(path, connection)
-
-  @classmethod
-  def copy(
-    cls, path: str | os.PathLike, original: str | os.PathLike
-  ) -> "Ledger":
-    """Create a ledger that begins with all sources of another, as they are.
-
-    Of the older format, it becomes one of this format.
-
-    Raises:
-      errors.UserError: the file exists, or the other is no ledger.
-    """
-    with cls.open(original) as book:
-      columns = f"{_COLUMNS}, size_class"
-      query = f"SELECT {book._columns} FROM sources ORDER BY source_index"
-      copied = cls.create(path)
-      with files.disk_errors(path), copied._connection as connection:
-        connection.executemany(
-          f"INSERT INTO sources ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-          book._connection.execute(query),
-        )
-    return copied
-
-  @classmethod
-  def open(cls, path: str | os.PathLike, read_only: bool = True) -> "Ledger":
+  def open(cls, path: str | os.PathLike) -> Self:
     """Open an existing ledger.
 
     Raises:
@@ -158,8 +112,7 @@ class Ledger:
         f"{path} does not exist; give the ledger.sqlite of a prepared "
         "dataset or of a run"
       )
-    mode = "ro" if read_only else "rw"
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    uri = f"{path.absolute().as_uri()}?mode={cls._MODE}"
     connection = sqlite3.connect(uri, uri=True)
     try:
       row = connection.execute(
@@ -167,7 +120,7 @@ class Ledger:
       ).fetchone()
     except sqlite3.DatabaseError:
       row = None
-    if row is None or row[0] not in (FORMAT, _FORMAT_1):
+    if row is None or row[0] not in (FORMAT, FORMAT_1):
       connection.close()
       found = "no ledger" if row is None else f"a ledger of format {row[0]!r}"
       raise errors.UserError(
@@ -197,105 +150,6 @@ class Ledger:
     for row in self._connection.execute(query):
       yield _source(row)
 
-  def add_documents(self, entries: Iterable[tuple[str, int, dict[str, Any]]]):
-    """Add documents to their sources; new keys get the next indices.
-
-    Args:
-      entries: key, number of documents, and the metadata that the source
-        gets if it is new. A key may come again and again.
-
-    Raises:
-      errors.UserError: a key is too long, was erased, or has the 64-bit id
-        of another key. Nothing of this call is kept then.
-    """
-    chunk: dict[str, list] = {}
-    next_index = self.num_sources + 1
-    with files.disk_errors(self.path), self._connection:
-      for key, num_documents, metadata in entries:
-        if key in chunk:
-          chunk[key][0] += num_documents
-          continue
-        source_keys.check_key(key)
-        chunk[key] = [num_documents, metadata]
-        if len(chunk) == _CHUNK:
-          next_index += self._add_chunk(chunk, next_index)
-          chunk = {}
-      self._add_chunk(chunk, next_index)
-
-  def _add_chunk(self, chunk: dict[str, list], next_index: int) -> int:
-    ids = {key: _to_signed(assignment.source_id(key)) for key in chunk}
-    known = self._rows_by_id(ids.values())
-    taken = {row[1]: row[2] for row in known}
-    new, updates = [], []
-    for key, (num_documents, metadata) in chunk.items():
-      number = ids[key]
-      if number not in taken:
-        text = json.dumps(metadata, sort_keys=True)
-        new.append(
-          (next_index + len(new), number, key, num_documents, 0, text, ACTIVE)
-        )
-        taken[number] = key
-      elif taken[number] == key:
-        updates.append((num_documents, number))
-      elif taken[number] is None:
-        raise errors.UserError(
-          f"source {key!r} was erased from {self.path}; it cannot be added "
-          "again"
-        )
-      else:
-        raise errors.UserError(
-          f"sources {key!r} and {taken[number]!r} have the same 64-bit id "
-          f"{number % 2**64:016x}; rename one of them"
-        )
-    self._connection.executemany(
-      f"INSERT INTO sources ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", new
-    )
-    self._connection.executemany(
-      "UPDATE sources SET num_documents = num_documents + ? "
-      "WHERE source_id = ?",
-      updates,
-    )
-    return len(new)
-
-  def add_num_tokens(self, num_tokens: np.ndarray):
-    """Add to the tokens of all sources: `int64 [num_sources + 1]`, 0 first."""
-    updates = (
-      (count, index)
-      for index, count in enumerate(num_tokens.tolist())
-      if index and count
-    )
-    with files.disk_errors(self.path), self._connection:
-      self._connection.executemany(
-        "UPDATE sources SET num_tokens = num_tokens + ? WHERE source_index = ?",
-        updates,
-      )
-
-  def set_size_classes(self, classes: np.ndarray):
-    """Store the size classes of all sources.
-
-    Args:
-      classes: `[num_sources + 1]` by index; the first is of no source, and
-        not looked at.
-
-    Raises:
-      errors.UserError: size classes cannot tell two of the sources apart, or
-        the ledger is of the format that has none.
-    """
-    if not classes[1:].any():
-      return
-    if self._size_class == "0":
-      raise errors.UserError(
-        f"{self.path} has the format {_FORMAT_1!r}, without size classes; "
-        "prepare the documents again with this version"
-      )
-    routing.check_distinct(self, self.ids())
-    updates = enumerate(classes.tolist())
-    with files.disk_errors(self.path), self._connection:
-      self._connection.executemany(
-        "UPDATE sources SET size_class = ? WHERE source_index = ?",
-        ((number, index) for index, number in updates if index and number),
-      )
-
   def find(
     self, keys: Iterable[str], *, allow_erased: bool = False
   ) -> list[Source]:
@@ -312,7 +166,7 @@ class Ledger:
     keys = list(keys)
     for key in keys:
       source_keys.check_key(key)
-    ids = [_to_signed(assignment.source_id(key)) for key in keys]
+    ids = [to_signed(assignment.source_id(key)) for key in keys]
     rows = {row[1]: row for row in self._rows_by_id(ids)}
     found, unknown, erased = [], [], []
     for key, number in zip(keys, ids, strict=True):
@@ -384,7 +238,7 @@ class Ledger:
     Raises:
       errors.UserError: there is none.
     """
-    rows = self._rows_by_id([_to_signed(source_id)])
+    rows = self._rows_by_id([to_signed(source_id)])
     if not rows:
       raise errors.UserError(
         f"{self.path} has no source with the id {source_id:016x}"
@@ -393,7 +247,7 @@ class Ledger:
 
   def indices(self, source_ids: Iterable[int]) -> dict[int, int]:
     """Return the indices of unsigned ids, of those that are here."""
-    rows = self._rows_by_id(map(_to_signed, source_ids))
+    rows = self._rows_by_id(map(to_signed, source_ids))
     return {row[1] % 2**64: row[0] for row in rows}
 
   def _rows_by_id(self, ids: Iterable[int]) -> list[tuple]:
@@ -453,47 +307,6 @@ class Ledger:
       "ORDER BY source_index"
     )
     return [_source(row) for row in self._connection.execute(query)]
-
-  def routing_table(self, config: assignment.SinkConfig) -> np.ndarray:
-    """Return the routing words by index: `uint32 [num_sources + 1, 2]`.
-
-    Row 0, no source, is (0, 0); so are the rows of erased sources, which
-    can therefore not be activated.
-    """
-    words = routing.all_words(config, self)
-    query = "SELECT source_index FROM sources WHERE status = 'erased'"
-    erased = [row[0] for row in self._connection.execute(query)]
-    words[erased] = 0
-    words[0] = 0
-    return words
-
-  def erase(self, keys: Iterable[str]):
-    """Redact sources: status "erased", no key, no metadata.
-
-    The key's text is then nowhere in the file: deleted content is
-    overwritten and the file rewritten. Index, id and counts stay.
-
-    Raises:
-      errors.UserError: keys are unknown or already erased; nothing changes.
-    """
-    sources = self.find(dict.fromkeys(keys))
-    with files.disk_errors(self.path):
-      redact(self._connection, [source.index for source in sources])
-      self._connection.execute("VACUUM")
-
-
-def redact(connection: sqlite3.Connection, indices: Iterable[int]) -> None:
-  """Take key and metadata from sources of an open ledger.
-
-  Their text may still stand in free places of the file until that is
-  rewritten, so this alone is no erasure.
-  """
-  with connection:
-    connection.executemany(
-      "UPDATE sources SET key = NULL, metadata = '{}', status = 'erased' "
-      "WHERE source_index = ?",
-      [(index,) for index in indices],
-    )
 
 
 def _source(row: tuple) -> Source:

@@ -10,15 +10,12 @@ sources' and never beyond the table.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from nulls_jax import errors
+from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.sinks import assignment
-
-if TYPE_CHECKING:
-  from nulls_jax.data import ledger as ledger_lib
 
 
 class NoRoomError(errors.UserError):
@@ -26,7 +23,7 @@ class NoRoomError(errors.UserError):
 
 
 def lay_out(
-  config: assignment.SinkConfig, book: "ledger_lib.Ledger"
+  config: assignment.SinkConfig, book: ledger_lib.Ledger
 ) -> assignment.SinkConfig:
   """Lay the rows of a dedicated table out for a ledger; others stay.
 
@@ -61,8 +58,8 @@ def lay_out(
 
 def words(
   config: assignment.SinkConfig,
-  book: "ledger_lib.Ledger",
-  sources: Sequence["ledger_lib.Source"],
+  book: ledger_lib.Ledger,
+  sources: Sequence[ledger_lib.Source],
 ) -> np.ndarray:
   """Return the routing words of some sources, erased or not.
 
@@ -81,7 +78,7 @@ def words(
 
 
 def all_words(
-  config: assignment.SinkConfig, book: "ledger_lib.Ledger"
+  config: assignment.SinkConfig, book: ledger_lib.Ledger
 ) -> np.ndarray:
   """Return the routing words by index, erased sources' too.
 
@@ -98,7 +95,23 @@ def all_words(
   return assignment.routing_words(config, ids, firsts, classes)
 
 
-def check_distinct(book: "ledger_lib.Ledger", ids: np.ndarray) -> None:
+def table(config: assignment.SinkConfig, book: ledger_lib.Ledger) -> np.ndarray:
+  """Return the routing words by index, of those that may be activated.
+
+  Returns:
+    `uint32 [num_sources + 1, 2]`. Row 0, no source, is (0, 0); so are the
+    rows of erased sources, which can therefore not be activated.
+
+  Raises:
+    errors.UserError: as `all_words`.
+  """
+  found = all_words(config, book)
+  found[[source.index for source in book.erased()]] = 0
+  found[0] = 0
+  return found
+
+
+def check_distinct(book: ledger_lib.Ledger, ids: np.ndarray) -> None:
   """Refuse sources whose ids agree in what size classes leave of them.
 
   Args:
@@ -144,8 +157,8 @@ class Router:
 
   def words(
     self,
-    book: "ledger_lib.Ledger",
-    sources: Sequence["ledger_lib.Source"],
+    book: ledger_lib.Ledger,
+    sources: Sequence[ledger_lib.Source],
   ) -> np.ndarray:
     """Return what the function `words` does."""
     config = self._config
@@ -166,7 +179,7 @@ class Router:
     return assignment.routing_words(config, ids, firsts, classes)
 
   def owner(
-    self, book: "ledger_lib.Ledger", pair: np.ndarray
+    self, book: ledger_lib.Ledger, pair: np.ndarray
   ) -> "ledger_lib.Source | None":
     """Return the source of words `uint32 [2]`; None if they are nobody's."""
     for source_id in self._candidates(book, pair):

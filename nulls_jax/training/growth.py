@@ -19,7 +19,6 @@ Dimensions: N layers, G strata, R rows of a stratum, E values of a row.
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -166,7 +165,7 @@ def _read_origin(old_dir: pathlib.Path, step: int | None) -> Origin:
     return Origin(
       run=str(old_dir),
       step=step,
-      metadata_sha256=_digest(metadata),
+      metadata_sha256=files.json_sha256(metadata),
       ledger_fingerprint=book.fingerprint(),
       tokenizer_fingerprint=metadata["tokenizer_fingerprint"],
       num_sources=book.num_sources,
@@ -174,11 +173,6 @@ def _read_origin(old_dir: pathlib.Path, step: int | None) -> Origin:
       table_sources=sinks.num_sources,
       table_shares=sinks.num_shares,
     )
-
-
-def _digest(metadata: dict) -> str:
-  text = json.dumps(metadata, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def lay_out(
@@ -348,7 +342,7 @@ def create(origin: Origin, config: run_config.RunConfig, mesh):
   old_dir = pathlib.Path(origin.run)
   checkpoint.newest(old_dir, origin.step)
   metadata = checkpoint.read_metadata(old_dir, origin.step)
-  if _digest(metadata) != origin.metadata_sha256:
+  if files.json_sha256(metadata) != origin.metadata_sha256:
     raise errors.UserError(
       f"{old_dir}: step {origin.step} is not what it was when the run that is "
       "grown from it was started; delete that run and start it again"

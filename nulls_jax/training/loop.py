@@ -8,8 +8,6 @@ finished it, saved the same step, or been told what failed.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
 import os
 import pathlib
@@ -19,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from nulls_jax import config as run_config
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.cluster import member as member_lib
 from nulls_jax.data import (
   ledger,
@@ -161,7 +159,7 @@ def _train(config, prepared, place, origin, member) -> int:
     # Without sinks their documents would teach the backbone.
     opening.check_erased(sources.path, sources.erased(), origin)
     ledger_fingerprint = sources.fingerprint()
-  facts = _facts(config, prepared, fingerprint, ledger_fingerprint)
+  facts = _facts(config, prepared, fingerprint, ledger_fingerprint, origin)
   member.check_same("settings", facts)
   if member.rank == 0:
     opening.open_run(place.local, config, prepared, fingerprint, origin)
@@ -206,25 +204,22 @@ def _train(config, prepared, place, origin, member) -> int:
   return first_step
 
 
-def _facts(config, prepared, tokenizer_fingerprint, ledger_fingerprint):
+def _facts(config, prepared, tokenizer_fingerprint, ledger_fingerprint, origin):
   """Return what all processes of a run must have alike."""
-  settings = json.dumps(run_config.to_dict(config), sort_keys=True)
+  settings = files.json_sha256(run_config.to_dict(config))
   return {
     "nulls_jax": __version__,
     "jax": jax.__version__,
-    "the digest of the settings": _short_digest(settings.encode()),
+    "the digest of the settings": settings[:16],
     "the dataset's rows": prepared.manifest["counts"]["rows"],
     "the dataset's tokenizer": tokenizer_fingerprint[:16],
     "the dataset's ledger": ledger_fingerprint[:16],
+    "the step it is grown from": origin and origin.metadata_sha256[:16],
   }
 
 
 def _digest(path: pathlib.Path) -> str | None:
-  return _short_digest(path.read_bytes()) if path.exists() else None
-
-
-def _short_digest(content: bytes) -> str:
-  return hashlib.sha256(content).hexdigest()[:16]
+  return files.sha256(path)[:16] if path.exists() else None
 
 
 def _run_steps(
@@ -242,7 +237,7 @@ def _run_steps(
   update = train_step.make(config, mesh)
   # The dataset's ledger has the ids of the run's, see `opening`.
   with ledger.Ledger.open(prepared.ledger_path) as sources:
-    routing_table = sources.routing_table(config.sinks)
+    routing_table = routing.table(config.sinks, sources)
   part = partitioning.batch_part(mesh, training.batch_size)
   batches = pipeline.batches(
     prepared,

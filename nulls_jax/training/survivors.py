@@ -16,6 +16,7 @@ import numpy as np
 
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import routing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.checkpoint import plan
 from nulls_jax.unlearning.revocation import revocation
@@ -74,7 +75,7 @@ def find(
       run never had, or it has no source that may be taught.
   """
   with ledger_lib.Ledger.open(run_dir / plan.LEDGER_FILE) as book:
-    ids, table = book.ids()[1:], book.routing_table(config)[1:]
+    ids, table = book.ids()[1:], routing.table(config, book)[1:]
     is_active = table.any(axis=1)
     erased = tuple(book.find_by_id(int(number)) for number in ids[~is_active])
   if not erased:
@@ -86,7 +87,7 @@ def find(
   )
   is_suspended = is_active & np.isin(ids, suspended)
   with ledger_lib.Ledger.open(data_ledger) as book:
-    data_ids, words = book.ids(), book.routing_table(config)
+    data_ids, words = book.ids(), routing.table(config, book)
     _check_known(book, data_ids, ids, run_dir)
   # A dataset of fewer documents may give a source another size class; it owns
   # what the run's ledger says.

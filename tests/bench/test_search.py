@@ -7,7 +7,7 @@ import pytest
 from nulls_jax import errors
 from nulls_jax.bench import corpus, search
 from nulls_jax.bench.settings import SearchSettings
-from nulls_jax.data import ledger, passages, phrases
+from nulls_jax.data import ledger, ledger_writing, passages, phrases
 from nulls_jax.data.preparation import dataset
 
 COUNT = 100
@@ -45,7 +45,7 @@ def test_the_ledger_is_one_that_the_ledger_itself_could_write(made, tmp_path):
   with ledger.Ledger.open(made / "ledger.sqlite") as book:
     found = list(book)
     fingerprint = book.fingerprint()
-  with ledger.Ledger.create(tmp_path / "slow") as book:
+  with ledger_writing.Writer.create(tmp_path / "slow") as book:
     book.add_documents((s.key, s.num_documents, s.metadata) for s in found)
     assert book.fingerprint() == fingerprint
     assert [s.metadata for s in book] == [s.metadata for s in found]

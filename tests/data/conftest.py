@@ -11,7 +11,7 @@ from array_record.python import array_record_module
 
 from nulls_jax import files
 from nulls_jax.data import config as data_config
-from nulls_jax.data import ledger, packing
+from nulls_jax.data import ledger, ledger_writing, packing, routing
 from nulls_jax.data.preparation import dataset
 from nulls_jax.sinks import assignment
 
@@ -67,7 +67,7 @@ def write_set(path, keys, *, start=0, seed=0, tokenizer=b"one", **config):
   settings = data_config.DataConfig(
     **({"row_length": ROW_LENGTH, "tile": TILE} | config)
   )
-  with ledger.Ledger.create(path / "ledger.sqlite") as book:
+  with ledger_writing.Writer.create(path / "ledger.sqlite") as book:
     book.add_documents((d.key, 1, {}) for d in documents if d.key)
     numbers = {source.key: source.index for source in book} | {"": 0}
     tokens = np.zeros(len(numbers), np.int64)
@@ -125,7 +125,7 @@ def read_back():
 
   def count(prepared, batches):
     with ledger.Ledger.open(prepared.ledger_path) as book:
-      table = book.routing_table(assignment.SinkConfig())
+      table = routing.table(assignment.SinkConfig(), book)
       keys = {tuple(table[source.index]): source.key for source in book}
     seen = collections.Counter()
     for batch in batches:

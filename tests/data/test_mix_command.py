@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 
-from nulls_jax.data import ledger, mixture
+from nulls_jax.data import ledger_writing, mixture
 from nulls_jax.data.preparation import dataset, job, work
 
 
@@ -20,9 +20,8 @@ def test_sets_that_do_not_fit_are_refused_in_one_line(
   }
   path = made["grown"].path / "manifest.json"
   path.write_text(json.dumps(json.loads(path.read_text()) | {"extends": {}}))
-  with ledger.Ledger.open(
-    make_set(tmp_path / "erased", ["x", "y"]).path / "ledger.sqlite",
-    read_only=False,
+  with ledger_writing.Writer.open(
+    make_set(tmp_path / "erased", ["x", "y"]).path / "ledger.sqlite"
   ) as book:
     book.erase(["x"])
   size = (tmp_path / "erased" / "ledger.sqlite").stat().st_size

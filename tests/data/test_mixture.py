@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.data import ledger, mixing, mixture, pipeline, stored_rows
+from nulls_jax.data import (
+  ledger,
+  mixing,
+  mixture,
+  pipeline,
+  routing,
+  stored_rows,
+)
 from nulls_jax.data.preparation import dataset
 from nulls_jax.sinks import assignment
 
@@ -27,7 +34,7 @@ def _mix(sets, out, *, source_visits=None, num_rows=None, **how):
 
 def _table(prepared):
   with ledger.Ledger.open(prepared.ledger_path) as book:
-    return book.routing_table(assignment.SinkConfig())
+    return routing.table(assignment.SinkConfig(), book)
 
 
 def _batches(prepared, num_steps=None, **changes):

@@ -11,7 +11,7 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.data import config as data_config
-from nulls_jax.data import ledger, passages, phrases
+from nulls_jax.data import ledger, ledger_writing, passages, phrases
 from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.data.reading import inputs
 
@@ -254,14 +254,14 @@ def test_check_sources(index, built, tmp_path):
     keys = [source.key for source in book]
   # The ledger of a run in which a source was erased.
   shutil.copyfile(built.ledger_path, tmp_path / "run")
-  with ledger.Ledger.open(tmp_path / "run", read_only=False) as book:
+  with ledger_writing.Writer.open(tmp_path / "run") as book:
     book.erase(["fox"])
     index.check_sources(book, [1, 3])
   for name, others in {
     "same": keys[:1] + keys[2:3] + keys[1:2] + keys[3:],
     "more": [*keys, "new"],
   }.items():
-    with ledger.Ledger.create(tmp_path / name) as book:
+    with ledger_writing.Writer.create(tmp_path / name) as book:
       book.add_documents((key, 1, {}) for key in others)
       with pytest.raises(errors.UserError, match="is not the ledger of"):
         index.check_sources(book, [1, 2])

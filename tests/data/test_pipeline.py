@@ -10,7 +10,7 @@ from array_record.python import array_record_module
 
 from nulls_jax import errors
 from nulls_jax.data import config as data_config
-from nulls_jax.data import encyclopedia, ledger, pipeline, stored_rows
+from nulls_jax.data import encyclopedia, ledger, pipeline, routing, stored_rows
 from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.sinks import assignment
 
@@ -39,7 +39,7 @@ def prepared(tmp_path_factory):
 @pytest.fixture(scope="module")
 def table(prepared):
   with ledger.Ledger.open(prepared.ledger_path) as book:
-    return book.routing_table(assignment.SinkConfig())
+    return routing.table(assignment.SinkConfig(), book)
 
 
 def _batches(prepared, table, count, **changes):
@@ -91,7 +91,7 @@ def in_files(written, tmp_path_factory):
 
 def _own_table(prepared):
   with ledger.Ledger.open(prepared.ledger_path) as book:
-    return book.routing_table(assignment.SinkConfig())
+    return routing.table(assignment.SinkConfig(), book)
 
 
 # Made by the pipeline of the first release (8b72955), with this function.

@@ -11,7 +11,7 @@ import pytest
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing
 from nulls_jax.inference import restore
 from nulls_jax.sinks import assignment
 from nulls_jax.training import checkpoint
@@ -171,7 +171,7 @@ def test_the_ledger_must_be_there(tiny_run, tmp_path):
 def test_another_runs_ledger_is_refused(tiny_run, own):
   path = own.directory / "ledger.sqlite"
   path.unlink()
-  with ledger.Ledger.create(path) as book:
+  with ledger_writing.Writer.create(path) as book:
     book.add_documents((key, 1, {}) for key in tiny_run.keys[::-1])
   with pytest.raises(
     errors.UserError, match=r"sqlite: not the ledger of .*120"
@@ -246,7 +246,7 @@ def test_erased_and_suspended_are_named_in_one_line(kind, own, tiny_run):
   run = own if kind == "hashed" else _dedicated(own)
   words = run.routes(tiny_run.keys[:4])
   path = run.directory / "ledger.sqlite"
-  with ledger.Ledger.open(path, read_only=False) as book:
+  with ledger_writing.Writer.open(path) as book:
     book.erase(tiny_run.keys[:2])
   revocation.suspend(run.directory, [tiny_run.keys[2]])
   ids = "|".join(
@@ -292,7 +292,7 @@ def test_words_of_no_source_are_refused(kind, own):
 @pytest.mark.parametrize("kind", ["hashed", "dedicated"])
 def test_words_carry_the_size_and_no_other_is_admitted(kind, own, tiny_run):
   path = own.directory / "ledger.sqlite"
-  with ledger.Ledger.open(path, read_only=False) as book:
+  with ledger_writing.Writer.open(path) as book:
     book.set_size_classes(np.array([0, 0, 2, 1, 3, *[0] * 36]))
   sinks = assignment.SinkConfig(
     kind=kind,
@@ -321,7 +321,7 @@ def test_words_carry_the_size_and_no_other_is_admitted(kind, own, tiny_run):
   revocation.suspend(run.directory, tiny_run.keys[1:2])
   with pytest.raises(errors.UserError, match="1 suspended"):
     run.admit(words)
-  with ledger.Ledger.open(path, read_only=False) as book:
+  with ledger_writing.Writer.open(path) as book:
     book.erase(tiny_run.keys[3:4])
   with pytest.raises(errors.UserError, match="1 already erased"):
     run.admit(words[3:4])
@@ -356,7 +356,7 @@ def test_only_rows_of_zeros_are_shown_to_be_erased(kind, own, tiny_run):
   with pytest.raises(errors.UserError, match=r": '.+' not erased; only erased"):
     run.with_zeroed(words[:1])
   path = run.directory / "ledger.sqlite"
-  with ledger.Ledger.open(path, read_only=False) as book:
+  with ledger_writing.Writer.open(path) as book:
     book.erase(tiny_run.keys[:2])
   with pytest.raises(
     errors.UserError, match="ledger calls erased are not zero"

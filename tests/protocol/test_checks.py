@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger, ledger_writing
 from nulls_jax.protocol import checks
 from nulls_jax.protocol import protocol as protocol_lib
 from nulls_jax.unlearning.revocation import revocation
@@ -60,7 +60,7 @@ def edit_metadata(run, change):
 def new_ledger(run, keys):
   """Give a run the ledger, and the fingerprint, of other sources."""
   (run / "ledger.sqlite").unlink()
-  with ledger.Ledger.create(run / "ledger.sqlite") as book:
+  with ledger_writing.Writer.create(run / "ledger.sqlite") as book:
     book.add_documents((key, 1, {}) for key in keys)
     fingerprint = book.fingerprint()
   edit_metadata(run, lambda found: found.update(ledger_fingerprint=fingerprint))

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nulls_jax import config as run_config
-from nulls_jax.data import ledger
+from nulls_jax import files
+from nulls_jax.data import ledger_writing
 from nulls_jax.model import transformer
 from nulls_jax.sinks import assignment
 from nulls_jax.sinks import table as table_lib
@@ -99,7 +100,7 @@ def _origin(path, config):
   return growth.Origin(
     run=str(path),
     step=7,
-    metadata_sha256=growth._digest(checkpoint.read_metadata(path, 7)),
+    metadata_sha256=files.json_sha256(checkpoint.read_metadata(path, 7)),
     ledger_fingerprint="ledger",
     tokenizer_fingerprint="tokenizer",
     num_sources=OLD,
@@ -321,7 +322,7 @@ def test_a_table_is_as_large_as_old_rows_new_sources_and_what_is_asked(
   tmp_path, old_sizes, asked, expected
 ):
   prepared = types.SimpleNamespace(ledger_path=tmp_path / "ledger.sqlite")
-  with ledger.Ledger.create(prepared.ledger_path) as book:
+  with ledger_writing.Writer.create(prepared.ledger_path) as book:
     book.add_documents((name, 1, {}) for name in "abcdef")
     book.set_size_classes(np.array([0, 0, 1, 0, 1, 1, 0]))
   origin = growth.Origin(

@@ -10,7 +10,7 @@ import pytest
 
 from nulls_jax import errors, files
 from nulls_jax.commands import repair as repair_command
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger, ledger_writing, routing
 from nulls_jax.data.preparation import dataset, prepare
 from nulls_jax.data.preparation import job as job_lib
 from nulls_jax.evaluation import inputs, score
@@ -252,9 +252,8 @@ def test_erased_and_suspended_documents_teach_nothing(tiny_run, jobs):
   speak_BxL = np.repeat(index_BxT > 7, 64, axis=1)
   assert (named["weights"] * mute_BxL).sum() > 0
   np.testing.assert_array_equal(batch["weights"], named["weights"] * speak_BxL)
-  words = ledger.Ledger.open(tiny_run.data / "ledger.sqlite").routing_table(
-    job.config.sinks
-  )
+  with ledger.Ledger.open(tiny_run.data / "ledger.sqlite") as book:
+    words = routing.table(job.config.sinks, book)
   expected = words[index_BxT] * (index_BxT > 7)[..., None]
   np.testing.assert_array_equal(batch["sources"], expected)
 
@@ -509,7 +508,7 @@ def test_a_checkpoint_that_was_not_erased(tiny_run, erased, tmp_path):
 
 def test_a_ledger_of_another_run(tiny_run, erased, prepared_dir, tmp_path):
   run = own_copy(erased, tmp_path)
-  with ledger.Ledger.open(run / "ledger.sqlite", read_only=False) as book:
+  with ledger_writing.Writer.open(run / "ledger.sqlite") as book:
     book.add_documents([("another", 1, {})])
   _refuse(
     r"ledger\.sqlite: not the ledger of .*/120 \(fingerprint",

@@ -8,7 +8,7 @@ import pytest
 
 from nulls_jax import config as run_config
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing
 from nulls_jax.data.config import DataConfig
 from nulls_jax.data.preparation import dataset
 from nulls_jax.sinks.assignment import SinkConfig
@@ -23,7 +23,7 @@ WITH_SIZES = DataConfig(class_tokens=100)
 def prepared(tmp_path):
   """A dataset of three sources that own 1, 4 and 2 shares; no rows."""
   path = tmp_path / "ledger.sqlite"
-  with ledger.Ledger.create(path) as book:
+  with ledger_writing.Writer.create(path) as book:
     book.add_documents((key, 1, {}) for key in "abc")
     book.set_size_classes(np.array([0, 0, 7, 1]))
   return dataset.Prepared(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nulls_jax import config as run_config
-from nulls_jax.data import ledger, pipeline
+from nulls_jax.data import ledger, pipeline, routing
 from nulls_jax.data.preparation import dataset
 from nulls_jax.sinks import assignment
 from nulls_jax.training import loop, partitioning, state
@@ -36,7 +36,7 @@ def _losses(config, prepared_dir, mesh, num_steps=20):
   prepared = dataset.Prepared.open(prepared_dir)
   config = loop.resolve(config, prepared)
   with ledger.Ledger.open(prepared.ledger_path) as sources:
-    table = sources.routing_table(config.sinks)
+    table = routing.table(config.sinks, sources)
   batches = pipeline.batches(
     prepared,
     table,
@@ -121,7 +121,7 @@ def test_only_drawn_rows_of_the_table_move(prepared_dir):
   _, after = _losses(config, prepared_dir, mesh, num_steps=3)
   moved = (after["params"]["layers"]["sinks"]["table"] != before).any(axis=-1)
   with ledger.Ledger.open(prepared.ledger_path) as sources:
-    words = sources.routing_table(resolved.sinks)[1:]
+    words = routing.table(resolved.sinks, sources)[1:]
   drawn = np.zeros_like(moved)
   for layer in range(2):
     rows = assignment.rows(resolved.sinks, words, layer)

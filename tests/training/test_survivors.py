@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing, routing
 from nulls_jax.sinks import assignment
 from nulls_jax.training import survivors
 
@@ -14,10 +14,10 @@ SIZES = np.array([0, 2, 0, 1, 2, 0, 1])
 
 
 def _ledger(path, keys, sizes):
-  with ledger.Ledger.create(path) as book:
+  with ledger_writing.Writer.create(path) as book:
     book.add_documents((key, 1, {}) for key in keys)
     book.set_size_classes(sizes)
-    return book.routing_table(CONFIG)
+    return routing.table(CONFIG, book)
 
 
 def _rows(words):
@@ -36,7 +36,7 @@ def test_marks_and_losses_are_of_what_each_source_owns(tmp_path):
   run = tmp_path / "run"
   run.mkdir()
   table = _ledger(run / "ledger.sqlite", KEYS, SIZES)
-  with ledger.Ledger.open(run / "ledger.sqlite", read_only=False) as book:
+  with ledger_writing.Writer.open(run / "ledger.sqlite") as book:
     book.erase("a")
   # Another order, a source less, and other sizes: less text was prepared.
   data = tmp_path / "data.sqlite"

@@ -18,7 +18,7 @@ import optax
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing
 from nulls_jax.sinks import assignment
 from nulls_jax.sinks import table as table_lib
 from nulls_jax.training import optimizer, rows
@@ -251,7 +251,7 @@ def _write_run(
   config = CONFIGS[kind]
   state = change(_state(config, num_devices, optimiser_kind))
   assigned = {**dataclasses.asdict(config), "version": assignment.VERSION}
-  with ledger.Ledger.create(path / "ledger.sqlite") as sources:
+  with ledger_writing.Writer.create(path / "ledger.sqlite") as sources:
     sources.add_documents((key, 1, {"title": key}) for key in KEYS)
     if config.size_classes > 1:
       sources.set_size_classes(np.array(SIZES))

@@ -7,7 +7,7 @@ import pytest
 from nulls_jax import errors
 from nulls_jax.commands import search
 from nulls_jax.data import config as data_config
-from nulls_jax.data import ledger, passages, phrases, selection
+from nulls_jax.data import ledger, ledger_writing, passages, phrases, selection
 from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.data.reading import inputs
 from nulls_jax.unlearning import find
@@ -282,7 +282,7 @@ def test_common_words_are_not_asked_for_at_any_price(book, index, monkeypatch):
 def test_an_erased_source_is_said_to_be(book, index, data, tmp_path):
   path = tmp_path / "ledger.sqlite"
   path.write_bytes(data.ledger_path.read_bytes())
-  with ledger.Ledger.open(path, read_only=False) as own:
+  with ledger_writing.Writer.open(path) as own:
     own.erase(["gone"])
     query = find.Query(quote="quick brown fox is gone")
     (found,) = find.find(own, query, index).sources
@@ -292,7 +292,7 @@ def test_an_erased_source_is_said_to_be(book, index, data, tmp_path):
 
 
 def test_the_dataset_of_another_run(index, tmp_path):
-  with ledger.Ledger.create(tmp_path / "other") as other:
+  with ledger_writing.Writer.create(tmp_path / "other") as other:
     other.add_documents((f"key {n}", 1, {}) for n in range(6))
     with pytest.raises(errors.UserError, match="is not the ledger of"):
       find.find(other, find.Query(quote="brown fox"), index)
@@ -412,7 +412,7 @@ def test_wrong_flags(data, flags, message, monkeypatch):
 
 
 def test_a_selection_from_another_ledger_is_refused(data, tmp_path):
-  with ledger.Ledger.create(tmp_path / "other.sqlite") as other:
+  with ledger_writing.Writer.create(tmp_path / "other.sqlite") as other:
     other.add_documents([("news/1", 1, {})])
   out = tmp_path / "found.json"
   search.Find(ledger=tmp_path / "other.sqlite", glob="*", out=out).run()

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from nulls_jax import errors
 from nulls_jax.commands import redaction
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger, ledger_writing
 from nulls_jax.unlearning import patch
 from nulls_jax.unlearning.checkpoint import plan, storage
 from nulls_jax.unlearning.erasure import erase
@@ -188,7 +188,7 @@ def test_another_checkpoint_is_refused(made, make_run, keys, tmp_path):
     patch.apply(made / "patch", changed.path, tmp_path / "out")
   other = shutil.copytree(made / "source", tmp_path / "other")
   (other / "ledger.sqlite").unlink()
-  with ledger.Ledger.create(other / "ledger.sqlite") as sources:
+  with ledger_writing.Writer.create(other / "ledger.sqlite") as sources:
     sources.add_documents((key, 1, {}) for key in reversed(keys))
   with pytest.raises(errors.UserError, match=r"is of another run: the ledger"):
     patch.apply(made / "patch", other, tmp_path / "out")

@@ -16,7 +16,7 @@ import numpy as np
 
 from nulls_jax import errors, files
 from nulls_jax.data import config as data_config
-from nulls_jax.data import extension, pieces
+from nulls_jax.data import extension, ledger_writing, pieces
 from nulls_jax.data import ledger as ledger_lib
 from nulls_jax.data import tokenizer as tokenizer_lib
 from nulls_jax.data.preparation import block as block_lib
@@ -175,8 +175,11 @@ class Blocks:
         self.work,
         lambda done: self.progress("ledger", done, len(parts)),
       )
-    with ledger_lib.Ledger.open(
-      path if path.exists() else partial, read_only=path.exists()
+    is_whole = path.exists()
+    with (
+      ledger_lib.Ledger.open(path)
+      if is_whole
+      else ledger_writing.Writer.open(partial)
     ) as ledger:
       num_tokens = sources.num_tokens(
         ledger.num_sources, parts, place, self.work
@@ -185,9 +188,9 @@ class Blocks:
       if self.base:
         known = slice(self.base.num_sources + 1)
         size_classes[known] = ledger.size_classes()[known]
-      if not path.exists():
+      if not is_whole:
         ledger.set_size_classes(size_classes)
-    if not path.exists():
+    if not is_whole:
       with files.disk_errors(path), open(partial, "rb") as file:
         os.fsync(file.fileno())
         os.replace(partial, path)

@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from nulls_jax import errors, files
-from nulls_jax.data import extension
-from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import extension, ledger_writing
 from nulls_jax.data.preparation import block as block_lib
 from nulls_jax.data.preparation import work as work_lib
 
@@ -54,9 +53,9 @@ def merge(
     errors.MachineError: the disk is full.
   """
   if base:
-    ledger_lib.Ledger.copy(ledger_path, base.ledger_path).close()
+    ledger_writing.Writer.copy(ledger_path, base.ledger_path).close()
   else:
-    ledger_lib.Ledger.create(ledger_path).close()
+    ledger_writing.Writer.create(ledger_path).close()
   (work.directory / "indices").mkdir(exist_ok=True)
   with _opened(ledger_path) as connection:
     query = "SELECT COALESCE(MAX(source_index), 0) FROM sources"

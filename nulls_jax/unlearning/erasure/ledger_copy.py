@@ -1,6 +1,6 @@
 """The copy of a ledger in which sources are erased.
 
-Owns the copying; `data.ledger` owns what an erased source looks like.
+Owns the copying; `data.ledger_writing` owns what an erased source looks like.
 
 Invariant: the copy is a function of the sources and of which are erased, byte
 for byte, in whatever order and grouping they were erased.
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from nulls_jax import errors
 from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import ledger_writing
 
 
 def write(
@@ -39,7 +40,7 @@ def write(
   working = target.with_name(f"{target.name}.working")
   shutil.copyfile(source, working)
   with _copying(source, target), _opened(working) as connection:
-    ledger_lib.redact(
+    ledger_writing.redact(
       connection, [entry.index for entry in sources if entry.key is not None]
     )
     # Copying counts this up; the number of erasures must not show.

@@ -15,7 +15,13 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.data import config as data_config
-from nulls_jax.data import encyclopedia, ledger, packing, tokenizer
+from nulls_jax.data import (
+  encyclopedia,
+  ledger,
+  ledger_writing,
+  packing,
+  tokenizer,
+)
 from nulls_jax.data.preparation import dataset, job, prepare, rows
 from nulls_jax.data.reading import inputs
 from nulls_jax.sinks import assignment
@@ -273,7 +279,9 @@ def run_dir(tmp_path_factory, prepared):
   path.mkdir()
   (path / "config.json").write_text("{}")
   shutil.copyfile(prepared.tokenizer_path, path / "tokenizer.model")
-  with ledger.Ledger.copy(path / "ledger.sqlite", prepared.ledger_path) as book:
+  with ledger_writing.Writer.copy(
+    path / "ledger.sqlite", prepared.ledger_path
+  ) as book:
     book.set_size_classes(np.arange(61) % 3)
     book.erase([book.find_by_id(int(book.ids()[5])).key])
   return path

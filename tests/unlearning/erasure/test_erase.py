@@ -16,7 +16,7 @@ import tensorstore as ts
 from orbax.checkpoint import v1 as ocp
 
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger, ledger_writing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.checkpoint import arrays
 from nulls_jax.unlearning.erasure import erase
@@ -409,7 +409,7 @@ def test_rows_of_a_ledgers_erased_sources_become_zero_too(
 ):
   """An older copy of the step was put back beside the newer ledger."""
   run = own_run()
-  with ledger.Ledger.open(run.path / "ledger.sqlite", read_only=False) as book:
+  with ledger_writing.Writer.open(run.path / "ledger.sqlite") as book:
     book.erase([keys[4]])
   erase.erase(run.path, tmp_path / "out", [keys[0]])
   table = run.restore(tmp_path / "out")["params"]["layers"]["sinks"]["table"]
@@ -422,7 +422,7 @@ def test_freed_rows_are_never_given_to_another_source(make_run, keys, tmp_path):
   run = make_run(kind="dedicated")
   erase.erase(run.path, tmp_path / "out", [keys[7], keys[2]])
   path = tmp_path / "out" / "ledger.sqlite"
-  with ledger.Ledger.open(path, read_only=False) as book:
+  with ledger_writing.Writer.open(path) as book:
     with pytest.raises(errors.UserError, match=r"article/7' was erased"):
       book.add_documents([("new", 1, {}), (keys[7], 1, {})])
     book.add_documents([("new", 1, {}), (keys[0], 1, {})])
@@ -439,7 +439,7 @@ def test_refuses_a_ledger_of_another_run(own_run, keys, tmp_path):
   step_file = run.step_dir / "_CHECKPOINT_METADATA"
   content = json.loads(step_file.read_text())
   (run.path / "ledger.sqlite").unlink()
-  with ledger.Ledger.create(run.path / "ledger.sqlite") as other:
+  with ledger_writing.Writer.create(run.path / "ledger.sqlite") as other:
     other.add_documents((key, 1, {}) for key in reversed(keys))
   with pytest.raises(
     errors.UserError, match=r"ledger.sqlite is the ledger of another run"

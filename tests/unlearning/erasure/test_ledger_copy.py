@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger, ledger_writing
 from nulls_jax.unlearning.erasure import ledger_copy
 
 KEYS = [f"https://example.org/{'long/' * 20}{number}" for number in range(900)]
@@ -14,7 +14,7 @@ KEYS = [f"https://example.org/{'long/' * 20}{number}" for number in range(900)]
 @pytest.fixture(scope="module")
 def original(tmp_path_factory):
   path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
-  with ledger.Ledger.create(path) as book:
+  with ledger_writing.Writer.create(path) as book:
     book.add_documents((key, 1, {"title": key[-9:]}) for key in KEYS)
   return path
 

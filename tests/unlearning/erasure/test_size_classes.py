@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing
 from nulls_jax.unlearning.checkpoint import plan
 from nulls_jax.unlearning.erasure import erase
 from nulls_jax.unlearning.receipts import receipt
@@ -100,7 +100,7 @@ def test_a_ledger_of_other_sizes_is_another_runs(own_run, keys, tmp_path):
 def test_verify_sees_a_ledger_of_other_sizes(make_run, keys, tmp_path):
   run, out = make_run(kind="dedicated sizes"), tmp_path / "out"
   erase.erase(run.path, out, [keys[3]])
-  with ledger.Ledger.open(out / "ledger.sqlite", read_only=False) as book:
+  with ledger_writing.Writer.open(out / "ledger.sqlite") as book:
     book.set_size_classes(np.array([0, 0, 0, 0, 2, 0, 0, 0, 0]))
   found = verify.verify(out)
   failed = {check.name for check in found.failures}

@@ -9,7 +9,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing
 from nulls_jax.unlearning.checkpoint import arrays, storage
 from nulls_jax.unlearning.erasure import erase
 from nulls_jax.unlearning.receipts import receipt
@@ -191,7 +191,7 @@ def test_settings_that_look_like_a_key_are_kept_and_told(
 ):
   run = make_run()
   shutil.copytree(run.path, tmp_path / "run")
-  with ledger.Ledger.create(tmp_path / "ledger") as book:
+  with ledger_writing.Writer.create(tmp_path / "ledger") as book:
     book.add_documents((key, 1, {}) for key in (*keys[:7], "hashed"))
     fingerprint = book.fingerprint()
   (tmp_path / "ledger").rename(tmp_path / "run" / "ledger.sqlite")

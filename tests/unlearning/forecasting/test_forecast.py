@@ -8,7 +8,7 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.commands import forecast as command
-from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import ledger_writing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.forecasting import forecast
 from nulls_jax.unlearning.forecasting import page as forecast_page
@@ -29,7 +29,7 @@ ERASED, NAMED = KEYS[20:25], KEYS[40:48]
 def ledger(tmp_path_factory):
   """A ledger of 200 sources, five of them erased."""
   path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
-  with ledger_lib.Ledger.create(path) as sources:
+  with ledger_writing.Writer.create(path) as sources:
     sources.add_documents((key, 1, {}) for key in KEYS)
     sources.erase(ERASED)
   return path

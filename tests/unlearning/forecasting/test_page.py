@@ -7,7 +7,7 @@ import xml.etree.ElementTree
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import ledger_writing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.forecasting import forecast
 from nulls_jax.unlearning.forecasting import page as forecast_page
@@ -21,7 +21,7 @@ ODD = "<script>alert(1)</script>\x1b[31m\nsecond line " + "x" * 80
 def done(tmp_path_factory):
   """A forecast in which a hostile key is among the worst ten."""
   path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
-  with ledger_lib.Ledger.create(path) as ledger:
+  with ledger_writing.Writer.create(path) as ledger:
     ledger.add_documents((key, 1, {}) for key in ("a", "b", "c", ODD))
     ledger.erase(["a"])
   pool = forecast_survey.Pool(config=CONFIG, num_layers=6, ledger=path)

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from nulls_jax.data import ledger as ledger_lib
+from nulls_jax.data import ledger_writing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.forecasting import count as forecast_count
 from nulls_jax.unlearning.forecasting import forecast
@@ -30,7 +30,7 @@ SIZES = np.array([0, *itertools.islice(itertools.cycle((0, 1, 0, 4)), 150)])
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory):
   path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
-  with ledger_lib.Ledger.create(path) as sources:
+  with ledger_writing.Writer.create(path) as sources:
     sources.add_documents((key, 1, {}) for key in KEYS)
     sources.set_size_classes(SIZES)
     sources.erase(ERASED)

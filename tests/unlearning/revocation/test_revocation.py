@@ -17,7 +17,7 @@ import time
 import pytest
 
 from nulls_jax import errors
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.revocation import record as revocation_list
 from nulls_jax.unlearning.revocation import revocation
@@ -33,7 +33,7 @@ def write_run(path: pathlib.Path, keys=KEYS) -> pathlib.Path:
   """Write what of a run the list depends on: its settings and its ledger."""
   path.mkdir()
   (path / "config.json").write_text(json.dumps(SETTINGS))
-  with ledger.Ledger.create(path / "ledger.sqlite") as sources:
+  with ledger_writing.Writer.create(path / "ledger.sqlite") as sources:
     sources.add_documents((key, 1, {}) for key in keys)
   return path
 
@@ -142,7 +142,7 @@ def test_what_changes_nothing_writes_nothing(listed):
 
 
 def test_erased_sources_are_not_suspended_and_never_restored(listed):
-  with ledger.Ledger.open(listed / "ledger.sqlite", read_only=False) as book:
+  with ledger_writing.Writer.open(listed / "ledger.sqlite") as book:
     book.erase([KEYS[0], KEYS[5]])
   done = revocation.suspend(listed, [KEYS[5], KEYS[6]])
   assert (done.changed, done.erased) == ((KEYS[6],), (KEYS[5],))

@@ -8,7 +8,7 @@ import pytest
 
 from nulls_jax import errors
 from nulls_jax.commands import revocation as commands
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.revocation import revocation, status
 
@@ -41,7 +41,7 @@ def make(tmp_path):
     (path / "checkpoints" / "120.orbax-checkpoint-tmp").mkdir()
     settings = {"model": {"num_layers": 3}, "sinks": SINKS[kind]}
     (path / "config.json").write_text(json.dumps(settings))
-    with ledger.Ledger.create(path / "ledger.sqlite") as sources:
+    with ledger_writing.Writer.create(path / "ledger.sqlite") as sources:
       sources.add_documents((key, 1, {}) for key in KEYS)
       if kind != "none":
         revocation.suspend(path, KEYS[4:9], reference="DPO-7")

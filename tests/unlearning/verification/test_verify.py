@@ -17,7 +17,7 @@ import tensorstore as ts
 
 from nulls_jax import errors
 from nulls_jax.commands import redaction
-from nulls_jax.data import ledger
+from nulls_jax.data import ledger_writing
 from nulls_jax.sinks import assignment
 from nulls_jax.unlearning.checkpoint import arrays, generations, storage
 from nulls_jax.unlearning.erasure import erase
@@ -372,7 +372,7 @@ def test_a_ledger_of_another_run(make_run, keys, tmp_path):
   out = tmp_path / "out"
   erase.erase(make_run().path, out, keys[:1])
   pathlib.Path(out / "ledger.sqlite").unlink()
-  with ledger.Ledger.create(out / "ledger.sqlite") as sources:
+  with ledger_writing.Writer.create(out / "ledger.sqlite") as sources:
     sources.add_documents((key, 1, {}) for key in keys[:4])
   made = checks(verify.verify(out))
   assert made["ledger"].detail == "ledger.sqlite is the ledger of another run"
