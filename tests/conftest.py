@@ -22,7 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 NUM_STEPS = 120
 KEPT_STEPS = (40, 80, 100, 120)
 
-TRAIN_FLAGS = (
+MODEL_FLAGS = (
   "--model.d-model=16",
   "--model.num-layers=1",
   "--model.num-heads=2",
@@ -32,11 +32,14 @@ TRAIN_FLAGS = (
   "--sinks.pool-size=256",
   "--sinks.sinks-per-source=8",
   "--sinks.strata=2",
-  "--data.row-length=256",
   "--data.tile=64",
+  "--training.batch-size=8",
+)
+TRAIN_FLAGS = (
+  *MODEL_FLAGS,
+  "--data.row-length=256",
   "--optimizer.learning-rate=1e-2",
   "--optimizer.sink-learning-rate-scale=3",
-  "--training.batch-size=8",
   f"--training.num-steps={NUM_STEPS}",
   "--training.log-every=5",
   "--checkpoint.every-steps=20",
@@ -83,6 +86,12 @@ def compiled(tmp_path_factory):
   # Tests that ran before this one have switched the cache off.
   compilation_cache.reset_cache()
   return {name.upper(): str(value) for name, value in settings.items()}
+
+
+@pytest.fixture(scope="session")
+def model_flags():
+  """Of a tiny model and its batches, for `nulls train` and `nulls doctor`."""
+  return MODEL_FLAGS
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ run. JAX has a service of its own, but it ends a process with SIGABRT before
 anything can be said, and does not name the hosts that never came.
 
 Invariant: once one process has failed or is lost, every other one hears of
-it, or loses process 0 itself, within `SILENT_SECONDS`.
+it, or loses process 0 itself, within `Place.silent_seconds`.
 """
 
 import contextlib
@@ -22,8 +22,6 @@ from nulls_jax.cluster import places
 from nulls_jax.version import __version__
 
 BEAT_SECONDS = 2.0
-# A host that was cut off says nothing; one that was killed is noticed at once.
-SILENT_SECONDS = 20.0
 _LEAVE_SECONDS = 30.0
 _LINE_BYTES = 1 << 20
 
@@ -48,6 +46,7 @@ class Line:
     self._connection = connection
     self._lock = threading.Lock()
     self.heard = time.monotonic()
+    self.has_beaten = False
     arguments = (inbox, name or self)
     threading.Thread(target=self._read, args=arguments, daemon=True).start()
 
@@ -59,8 +58,10 @@ class Line:
           message = json.loads(line)
           if not isinstance(message, dict):
             break
-          if message:  # Else a beat.
+          if message:
             inbox.put((name, message))
+          else:
+            self.has_beaten = True
     except (OSError, ValueError):
       pass  # Cut off, or no program of ours: the line ends here.
     inbox.put((name, None))
@@ -135,11 +136,15 @@ class Hub:
         self._look_around()
 
   def _is_over(self) -> bool:
-    """All have left; or, after a stop, all who had come, or time is up."""
+    """All have left; or, after a stop, all who had come, or time is up.
+
+    Process 0 is the hub's own and always comes, if after another's refusal.
+    """
     if self._stop is None:
       return len(self._gone) == self._place.num_processes
     late = time.monotonic() > self._stop_at + _LEAVE_SECONDS
-    return late or len(self._gone) == len(self._lines)
+    have_left = len(self._gone) == len(self._lines)
+    return late or (0 in self._lines and have_left)
 
   def _greet(self, line, message, ranks):
     rank, place = message.get("rank"), self._place
@@ -199,9 +204,10 @@ class Hub:
           f"{self._place.coordinator}, then start again",
         }
       )
+    since = now - self._place.silent_seconds
     for rank, line in self._lines.items():
-      if rank not in self._gone and now - line.heard > SILENT_SECONDS:
-        self._lose(rank, f"its host was silent for {SILENT_SECONDS:.0f} s")
+      if rank not in self._gone and line.heard < since:
+        self._lose(rank, f"its host {self._place.was_silent}")
         self._gone.add(rank)
 
   def _lose(self, rank, how):

@@ -18,21 +18,38 @@ from nulls_jax.cluster import hub, preemption
 
 # Descriptors and addresses that a supervisor hands to its process.
 VARIABLE = "NULLS_MEMBER"
-# By then a supervisor knows whether another process was lost.
-PATIENCE_SECONDS = hub.SILENT_SECONDS + 10.0
 _SHUTDOWN_SECONDS = 60
+# JAX's own patience with a silent process, beyond that of the supervisors,
+# which can name it.
+_HEARTBEAT_SECONDS = 60
 
 
 class Member:
   """One process of a run that has `count`, alone unless it was joined."""
 
-  def __init__(self, rank: int = 0, count: int = 1, line=None, inbox=None):
-    """A process on its own, or at the line of a supervisor."""
+  def __init__(
+    self,
+    rank: int = 0,
+    count: int = 1,
+    line: hub.Line | None = None,
+    inbox: queue.SimpleQueue | None = None,
+    patience_seconds: float = 0.0,
+  ):
+    """A process on its own, or at the line of a supervisor.
+
+    Args:
+      rank: its number.
+      count: of all processes.
+      line: to the supervisor.
+      inbox: of what the supervisor says.
+      patience_seconds: see `places.Place`.
+    """
     self.rank = rank
     self.count = count
     self.notice = preemption.Notice()
     self._line = line
     self._inbox = inbox
+    self._patience = patience_seconds
     self._has_failed = False
     self._last: BaseException | None = None
 
@@ -49,6 +66,15 @@ class Member:
     met = self._inbox.get()
     assert met["met"] == name, (met, name)
     return met["facts"]
+
+  def beat(self) -> None:
+    """From here on let the supervisor know that this process is alive."""
+    threading.Thread(target=self._beat, daemon=True).start()
+
+  def _beat(self):
+    while True:
+      self._line.send({})
+      time.sleep(hub.BEAT_SECONDS)
 
   def check_same(self, name: str, facts: dict[str, Any]) -> None:
     """Meet, and raise `UserError` if another process has other facts."""
@@ -96,7 +122,7 @@ class Member:
 
     while error is not None:
       if self._has_failed or isinstance(error, jax.errors.JaxRuntimeError):
-        time.sleep(PATIENCE_SECONDS)
+        time.sleep(self._patience)
         return
       error = error.__cause__ or error.__context__
 
@@ -167,7 +193,10 @@ def _adopted():
   line = hub.Line(socket.socket(fileno=control), arrivals, "supervisor")
   inbox = queue.SimpleQueue()
   threading.Thread(target=_hand_on, args=(arrivals, inbox), daemon=True).start()
-  return Member(given["rank"], given["count"], line, inbox), given
+  me = Member(
+    given["rank"], given["count"], line, inbox, given["patience_seconds"]
+  )
+  return me, given
 
 
 def end(status: int) -> int:
@@ -206,6 +235,7 @@ def _join_jax(me: Member, place: dict) -> None:
     local_device_ids=local,
     cluster_detection_method="deactivate",
     initialization_timeout=int(place["join_seconds"]) + 1,
+    heartbeat_timeout_seconds=int(place["silent_seconds"]) + _HEARTBEAT_SECONDS,
     shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
   )
   me.notice.is_shared()
@@ -215,3 +245,5 @@ def _join_jax(me: Member, place: dict) -> None:
       f"the processes are numbered {ranks} by their devices; give them the "
       "process ids that the machines have, or let them be found"
     )
+  # Not before: to load and start devices may hold Python's lock for long.
+  me.beat()

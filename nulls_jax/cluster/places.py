@@ -23,6 +23,8 @@ _VARIABLES = {
   "num_processes": "NULLS_NUM_PROCESSES",
   "process_id": "NULLS_PROCESS_ID",
 }
+# Some of the beats of `hub`, which may come late; a day.
+_SILENCES = (5, 86400)
 # JAX's own service takes the port above, 8482 on TPU as JAX has it.
 _TPU_PORT = 8481
 _METADATA = "http://{}/computeMetadata/v1/instance/attributes/{}"
@@ -41,6 +43,8 @@ class ClusterFlags:
     num_processes: of the run.
     process_id: of this one, from 0.
     join_seconds: for which all wait for each other at the start.
+    silent_seconds: after which a host that was cut off, or a process that was
+      stopped, counts as lost, and all others end; at least 5.
   """
 
   kind: Literal["auto", "none"] = "auto"
@@ -48,6 +52,7 @@ class ClusterFlags:
   num_processes: int | None = None
   process_id: int | None = None
   join_seconds: float = 300.0
+  silent_seconds: float = 40.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,7 @@ class Place:
     num_processes: at least 2.
     process_id: 0 to num_processes - 1.
     join_seconds: how long the processes wait for each other.
+    silent_seconds: after which one that says nothing is lost.
     local_device_ids: the devices of this machine that it takes; None takes
       all.
   """
@@ -69,6 +75,7 @@ class Place:
   num_processes: int
   process_id: int
   join_seconds: float = 300.0
+  silent_seconds: float = 40.0
   local_device_ids: tuple[int, ...] | None = None
 
   @property
@@ -76,6 +83,16 @@ class Place:
     """HOST:PORT of process 0."""
     host = f"[{self.host}]" if ":" in self.host else self.host
     return f"{host}:{self.port}"
+
+  @property
+  def patience_seconds(self) -> float:
+    """After so long it is known whether another process was lost."""
+    return self.silent_seconds + 10.0
+
+  @property
+  def was_silent(self) -> str:
+    """How one is lost that says nothing."""
+    return f"was silent for {self.silent_seconds:g} s"
 
 
 def find(flags: ClusterFlags, environment: Mapping[str, str]) -> Place | None:
@@ -92,6 +109,11 @@ def find(flags: ClusterFlags, environment: Mapping[str, str]) -> Place | None:
     raise errors.UserError(
       f"cluster.join_seconds is {flags.join_seconds}; give a time in seconds"
     )
+  if not _SILENCES[0] <= flags.silent_seconds <= _SILENCES[1]:
+    raise errors.UserError(
+      f"cluster.silent_seconds is {flags.silent_seconds}; give "
+      f"{_SILENCES[0]} to {_SILENCES[1]} seconds"
+    )
   given = {
     name: value
     for name, variable in _VARIABLES.items()
@@ -106,7 +128,11 @@ def find(flags: ClusterFlags, environment: Mapping[str, str]) -> Place | None:
   )
   if place is None or place.num_processes == 1:
     return None
-  return dataclasses.replace(place, join_seconds=flags.join_seconds)
+  return dataclasses.replace(
+    place,
+    join_seconds=flags.join_seconds,
+    silent_seconds=flags.silent_seconds,
+  )
 
 
 def _first(flag, variable) -> str | None:

@@ -80,6 +80,8 @@ class _Child:
         "count": place.num_processes,
         "coordinator": address,
         "join_seconds": place.join_seconds,
+        "silent_seconds": place.silent_seconds,
+        "patience_seconds": place.patience_seconds,
         "local_device_ids": place.local_device_ids,
       }
       self.process = subprocess.Popen(
@@ -155,8 +157,10 @@ class _Watch:
       if now - beat > hub.BEAT_SECONDS:
         beat = now
         self._hub.send({})
-      if now - self._hub.heard > hub.SILENT_SECONDS:
-        self._lose(0, f"its host was silent for {hub.SILENT_SECONDS:.0f} s")
+      if now - self._hub.heard > self._place.silent_seconds:
+        self._lose(0, f"its host {self._place.was_silent}")
+      if self._ending is None and self._child_is_silent(now):
+        self._lose_child(f"{self._place.was_silent}, as if it was stopped")
       if now > self._until:
         status = self._end_slow_child()
     return status
@@ -233,17 +237,25 @@ class _Watch:
       return code or 1
     number = signal.Signals(-code)
     if number in _KILLED:
-      self._fail(errors.START_AGAIN, lost=f"it was {_KILLED[number]}")
-      raise errors.StartAgain(
-        f"rank {self._place.process_id}: the training process was "
-        f"{_KILLED[number]}; the newest whole checkpoint is kept; start the "
-        "same command again to go on"
-      )
+      self._lose_child(f"was {_KILLED[number]}")
     return self._explain(number)
+
+  def _child_is_silent(self, now: float) -> bool:
+    """Whether its beats have ended; they go on while it compiles or saves."""
+    if self._child is None or not self._child.line.has_beaten:
+      return False
+    return now - self._child.line.heard > self._place.silent_seconds
+
+  def _lose_child(self, how: str):
+    self._fail(errors.START_AGAIN, lost=f"it {how}")
+    raise errors.StartAgain(
+      f"rank {self._place.process_id}: the training process {how}; the newest "
+      "whole checkpoint is kept; start the same command again to go on"
+    )
 
   def _explain(self, number) -> int:
     """JAX may have ended the child because another one is lost."""
-    deadline = time.monotonic() + member.PATIENCE_SECONDS
+    deadline = time.monotonic() + self._place.patience_seconds
     while (left := deadline - time.monotonic()) > 0:
       self._hub.send({})
       try:

@@ -16,6 +16,7 @@ from nulls_jax import config as run_config
 from nulls_jax import errors
 from nulls_jax.cluster import places
 from nulls_jax.doctor import checks, devices, exchange, facts
+from nulls_jax.training import storage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,9 @@ def examine(
     with_devices: start them.
   """
   index, count = _numbers(place)
-  own = facts.collect(config, data, run_dir)
+  own = facts.collect(config, data, run_dir, limit_seconds)
+  if not own["run"]["answers"]:  # Nor does the folder beside it.
+    return _alone(own, index, count)
   messages = exchange.Exchange(
     f"{os.fspath(run_dir).rstrip('/')}.doctor", index, count, limit_seconds
   )
@@ -89,8 +92,11 @@ def examine(
     known = messages.gather("facts", own)
   except exchange.Silence as silence:
     known, missing, is_silent = {index: own}, silence.missing, True
-  except (OSError, ImportError) as error:
-    return _alone(own, index, count, error)
+  except (ImportError, *storage.store_errors()) as error:
+    own["run"]["problem"] = own["run"]["problem"] or facts.unwritable(
+      run_dir, error
+    )
+    return _alone(own, index, count)
   missing = {*missing, *messages.members} - set(known)
   made = [
     checks.answered(known, count, missing, limit_seconds),
@@ -169,11 +175,9 @@ def _look(asked, messages, limit_seconds):
   return found
 
 
-def _alone(own, index, count, error) -> Outcome:
+def _alone(own, index, count) -> Outcome:
   """Report what can be said without the other hosts."""
   reason = "no way to the other hosts"
-  if not own["run"]["problem"]:
-    own["run"]["problem"] = facts.unwritable(own["run"]["path"], error)
   known = {index: own}
   return Outcome(
     index=index,

@@ -6,18 +6,19 @@ no JAX and starts no device; see `devices` for those.
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
+import queue
 import shutil
 import socket
+import threading
 from typing import Any
 
 from etils import epath
 
 from nulls_jax import config as run_config
-from nulls_jax import errors, version
+from nulls_jax import errors, files, version
 from nulls_jax.data import mixture
 from nulls_jax.jobs import provenance
 from nulls_jax.training import storage
@@ -39,6 +40,7 @@ def collect(
   config: run_config.RunConfig,
   data: os.PathLike | str,
   run_dir: os.PathLike | str,
+  limit_seconds: float,
 ) -> dict[str, Any]:
   """Return everything about this host, as JSON stores it.
 
@@ -49,15 +51,16 @@ def collect(
     config: the settings of the run.
     data: a prepared dataset or a mixture.
     run_dir: where the run is or will be.
+    limit_seconds: how long each of the two places may take to answer.
   """
   settings = run_config.to_dict(config)
   return {
     "name": socket.gethostname(),
     "versions": versions(),
     "config": settings,
-    "config_sha256": digest(settings),
-    "data": _data(data),
-    "run": _run(run_dir),
+    "config_sha256": files.json_sha256(settings),
+    "data": _within(limit_seconds, _data, data),
+    "run": _within(limit_seconds, _run, run_dir),
   }
 
 
@@ -74,10 +77,33 @@ def versions() -> dict[str, str | None]:
   return found
 
 
-def digest(values: Any) -> str:
-  """Return the SHA-256 of plain values, whatever their order in dicts."""
-  text = json.dumps(values, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+def _within(limit_seconds: float, look, place) -> dict[str, Any]:
+  """Look at a place, which a network may leave without an answer for ever."""
+  seen = queue.SimpleQueue()
+
+  def run():
+    found = None
+    try:
+      found = look(place)
+    finally:
+      seen.put(found)
+
+  # An executor would wait for it when this program ends.
+  threading.Thread(target=run, daemon=True).start()
+  try:
+    found = seen.get(timeout=limit_seconds)
+  except queue.Empty:
+    return {
+      "path": os.fspath(place),
+      "sha256": None,
+      "free_bytes": None,
+      "answers": False,
+      "problem": f"{place}: did not answer within {limit_seconds:g} s; see "
+      "whether this host reaches it, or choose another place",
+    }
+  if found is None:
+    raise RuntimeError(f"{place}: see the traceback above")
+  return found
 
 
 def _data(place) -> dict[str, Any]:
@@ -103,25 +129,38 @@ def _data(place) -> dict[str, Any]:
 
 
 def _run(place) -> dict[str, Any]:
-  found: dict[str, Any] = {"path": os.fspath(place), "problem": None}
+  found: dict[str, Any] = {
+    "path": os.fspath(place),
+    "problem": None,
+    "answers": True,
+  }
   try:
     write_probe(place)
-  except (OSError, ImportError) as error:
+  except (ImportError, *storage.store_errors()) as error:
     found["problem"] = unwritable(place, error)
+    found["answers"] = not storage.is_remote(place)
   found["free_bytes"] = free_bytes(place)
   return found
 
 
-def unwritable(place, error: OSError | ImportError) -> str:
+def unwritable(place, error: Exception) -> str:
   """Say why a run's place cannot be written, and what to do."""
   if isinstance(error, ImportError):
     return (
       f"{place}: cannot be written ({error}); install this package with the "
       "extra [gcs] on all hosts, or choose another --run"
     )
+  if storage.is_remote(place):
+    return (
+      f"{place}: cannot be reached ({' '.join(str(error).split())}); log in on "
+      "this host (at gs://, `gcloud auth application-default login`, or give "
+      "its service account a role), or choose another --run"
+    )
+  name = getattr(error, "filename", None) or place
+  reason = getattr(error, "strerror", None) or error
   return (
-    f"{error.filename or place}: cannot be written ({error.strerror or error});"
-    " mend its permissions, mount it on this host, or choose another --run"
+    f"{name}: cannot be written ({reason}); mend its permissions, mount it on "
+    "this host, or choose another --run"
   )
 
 
@@ -131,7 +170,8 @@ def write_probe(place: os.PathLike | str) -> None:
   The folder itself is not made: `nulls train` wants to find it empty.
 
   Raises:
-    OSError: that is not possible, or other bytes came back.
+    OSError: that is not possible, or other bytes came back; a store's library
+      has errors of its own, see `storage.store_errors`.
     ImportError: what reads such places is not installed.
   """
   folder = epath.Path(place)

@@ -14,6 +14,7 @@ import absl.logging
 import jax
 
 from nulls_jax import errors
+from nulls_jax.training import storage
 
 REMEDY = (
   "put a copy of it back, use another step, or delete it to train on from the "
@@ -54,7 +55,7 @@ def saving(folder: pathlib.Path):
   """Report a failed write in one line, as `MachineError`."""
   try:
     yield
-  except (OSError, ValueError, RuntimeError) as error:
+  except storage.store_errors() as error:
     raise errors.MachineError(_failed_save(folder, error)) from error
 
 

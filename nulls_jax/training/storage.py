@@ -13,6 +13,7 @@ import contextlib
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -30,7 +31,14 @@ _FILES = (
   "dataset.json",
   "config.json",
 )
-_REMOTE_ERRORS = (OSError, ValueError, RuntimeError)
+# What the libraries of stores raise besides the builtin ones.
+_LIBRARY_ERRORS = (
+  ("google.auth.exceptions", "GoogleAuthError"),
+  ("gcsfs.retry", "HttpError"),
+  ("aiohttp", "ClientError"),
+  ("botocore.exceptions", "BotoCoreError"),
+  ("botocore.exceptions", "ClientError"),
+)
 
 
 def root(place: str | os.PathLike) -> pathlib.Path:
@@ -51,6 +59,19 @@ def is_remote(place: str | os.PathLike) -> bool:
 def absolute(path: pathlib.Path) -> pathlib.Path:
   """Return a path from the root on, which a URI is already."""
   return path if is_remote(path) else path.absolute()
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+  """Return what may be raised where a store is not reached; for `except`.
+
+  A library that is not loaded raises nothing.
+  """
+  loaded = [
+    getattr(sys.modules[module], name)
+    for module, name in _LIBRARY_ERRORS
+    if module in sys.modules
+  ]
+  return (OSError, ValueError, RuntimeError, *loaded)
 
 
 class Storage:
@@ -148,7 +169,7 @@ def _one_line(place: pathlib.Path):
       f"{place}: {error}; install this package with the extra [gcs], or give "
       "a folder as --run"
     ) from error
-  except _REMOTE_ERRORS as error:
+  except store_errors() as error:
     raise errors.MachineError(
       f"{place} cannot be reached ({' '.join(str(error).split())}); see "
       "whether this host may read and write there, then start again"

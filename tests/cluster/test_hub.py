@@ -14,7 +14,6 @@ from nulls_jax.cluster import hub, places
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
   monkeypatch.setattr(hub, "BEAT_SECONDS", 0.05)
-  monkeypatch.setattr(hub, "SILENT_SECONDS", 0.5)
 
 
 @pytest.fixture
@@ -29,6 +28,7 @@ def star(free_port):
         num_processes=count,
         process_id=0,
         join_seconds=join_seconds,
+        silent_seconds=0.5,
       )
       center = hub.Hub(place)
       stack.callback(center.close)
@@ -98,7 +98,9 @@ def test_a_process_that_fails_stops_all_and_the_first_reason_counts(star):
   assert members[0][1].empty()
 
 
-@pytest.mark.parametrize("how", ["ended the connection", "was silent for 0 s"])
+@pytest.mark.parametrize(
+  "how", ["ended the connection", "was silent for 0.5 s"]
+)
 def test_a_process_that_is_lost_is_named(star, how):
   _, members = star(3, [0, 1, 2])
   for _, inbox in members:
@@ -142,6 +144,17 @@ def test_processes_that_do_not_fit_are_refused(star, said, line):
   assert answer == {"stop": stop}
   assert (stop["rank"], stop["status"]) == (hello["rank"], 2)
   assert line in stop["line"]
+
+
+def test_process_0_hears_of_a_refusal_before_it_came(star):
+  place, _ = star(2, [])
+  hello = {"rank": 1, "num_processes": 5, "version": hub.__version__}
+  with socket.create_connection((place.host, place.port)) as connection:
+    connection.sendall(json.dumps(hello).encode() + b"\n")
+    answer = json.loads(connection.makefile().readline())
+  time.sleep(0.1)  # The hub goes around once more, and must not end.
+  with _joined(place, 0) as (_, inbox):
+    assert take(inbox, "stop") == answer["stop"]
 
 
 def test_strangers_are_passed_over(star):

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import math
 import threading
 
 import pytest
@@ -38,8 +39,9 @@ def test_flags_come_before_variables():
   place = places.Place(host="host", port=1234, num_processes=8, process_id=5)
   assert find(variables) == place
   assert find({**SLURM, **variables}) == place
-  found = find(variables, process_id=6, join_seconds=5.0)
+  found = find(variables, process_id=6, join_seconds=5.0, silent_seconds=9.0)
   assert (found.process_id, found.join_seconds) == (6, 5.0)
+  assert found.silent_seconds == 9.0
   found = find(variables, coordinator="[::1]:99")
   assert (found.host, found.coordinator) == ("::1", "[::1]:99")
   assert find(variables, kind="none") is None
@@ -55,6 +57,8 @@ def test_flags_come_before_variables():
     ({"process_id": 2}, "process_id is 2 of 2 processes; they are numbered"),
     ({"process_id": -1}, "process_id is '-1'; give a whole number"),
     ({"join_seconds": 0}, "join_seconds is 0; give a time"),
+    ({"silent_seconds": 4.9}, "silent_seconds is 4.9; give 5 to 86400 sec"),
+    ({"silent_seconds": math.nan}, "silent_seconds is nan; give 5 to"),
   ],
 )
 def test_what_is_not_whole_is_refused(given, said):

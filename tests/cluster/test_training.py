@@ -8,7 +8,9 @@ import signal
 import threading
 import time
 
+import jax
 import numpy as np
+import psutil
 import pytest
 
 from nulls_jax import cli, errors
@@ -16,19 +18,8 @@ from nulls_jax.cluster import member
 from nulls_jax.training import checkpoint, loop
 
 FLAGS = (
-  "--model.d-model=16",
-  "--model.num-layers=1",
-  "--model.num-heads=2",
-  "--model.num-kv-heads=2",
-  "--model.head-size=8",
-  "--model.backbone-width=16",
-  "--sinks.pool-size=256",
-  "--sinks.sinks-per-source=8",
-  "--sinks.strata=2",
   "--data.row-length=128",
-  "--data.tile=64",
   "--optimizer.learning-rate=1e-2",
-  "--training.batch-size=8",
   # Every process holds, and saves, a part of every large array.
   "--mesh.fsdp=8",
   # Longer than any test waits.
@@ -58,6 +49,14 @@ def assert_same_losses(found, expected):
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+  """Compiling costs more here than running; as in the other processes."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
 class _ToldAt:
   """A notice that comes at a step."""
 
@@ -68,23 +67,28 @@ class _ToldAt:
     return step >= self._step
 
 
-def train_here(data, run_dir, until) -> list[dict]:
+@pytest.fixture(scope="module")
+def flags(data, model_flags):
+  """Of `nulls train`, but for --run."""
+  return ("--data", data, *model_flags, *FLAGS)
+
+
+def train_here(flags, run_dir, until) -> list[dict]:
   """Train in this process, on its eight devices; return what was logged."""
   alone = member.Member()
   alone.notice = _ToldAt(until)
-  words = ["--data", str(data), "--run", str(run_dir), *FLAGS]
-  settings = cli._parse("train", words).settings
+  words = [*map(str, flags), "--run", str(run_dir)]
+  it = cli._parse("train", words)
   with pytest.raises(errors.StartAgain, match=f"step {until} is saved"):
-    loop.train(settings, data, run_dir, member=alone)
+    loop.train(it.settings, it.data, run_dir, it.grow_from, member=alone)
   return logged(run_dir)
 
 
 @pytest.fixture(scope="module")
-def two(data, start_once, tmp_path_factory):
+def two(flags, start_once, tmp_path_factory):
   """Two processes of four devices, until one was told to end."""
   run_dir = tmp_path_factory.mktemp("two") / "run"
-  flags = ("--data", data, "--run", run_dir, *FLAGS)
-  with start_once(4, [flags, flags]) as processes:
+  with start_once(4, [(*flags, "--run", run_dir)] * 2) as processes:
     processes.wait_for_line(run_dir / "metrics.jsonl", 2)
     processes.ranks[1].send_signal(signal.SIGTERM)
     statuses = processes.wait()
@@ -92,10 +96,16 @@ def two(data, start_once, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def expected(data, two, compiled, tmp_path_factory):
-  """The figures of one process, some steps further."""
-  until = len(logged(two[0])) + MORE_STEPS
-  return train_here(data, tmp_path_factory.mktemp("one") / "run", until)
+def one(flags, two, compiled, tmp_path_factory):
+  """The run of one process, some steps further."""
+  run_dir = tmp_path_factory.mktemp("one") / "run"
+  train_here(flags, run_dir, len(logged(two[0])) + MORE_STEPS)
+  return run_dir
+
+
+@pytest.fixture(scope="module")
+def expected(one):
+  return logged(one)
 
 
 def test_a_notice_to_one_ends_all_at_one_saved_step(two):
@@ -120,17 +130,16 @@ def test_two_processes_have_the_losses_of_one(two, expected):
   assert len({round(line["loss"], 4) for line in found}) > 1
 
 
-def test_goes_on_alone_with_the_same_batches(two, expected, data, tmp_path):
+def test_goes_on_alone_with_the_same_batches(two, expected, flags, tmp_path):
   run_dir = shutil.copytree(two[0], tmp_path / "run")
-  assert_same_losses(train_here(data, run_dir, len(expected)), expected)
+  assert_same_losses(train_here(flags, run_dir, len(expected)), expected)
 
 
 def test_goes_on_as_four_until_one_is_killed(
-  two, expected, data, start, tmp_path
+  two, expected, flags, start, tmp_path
 ):
   run_dir = shutil.copytree(two[0], tmp_path / "run")
-  flags = ("--data", data, "--run", run_dir, *FLAGS)
-  processes = start(2, [flags] * 4)
+  processes = start(1, [(*flags, "--run", run_dir, "--mesh.fsdp=4")] * 4)
   processes.wait_for_line(run_dir / "metrics.jsonl", len(expected))
   assert_same_losses(logged(run_dir)[: len(expected)], expected)
 
@@ -153,8 +162,40 @@ def test_goes_on_as_four_until_one_is_killed(
   assert held == []
 
 
+def test_learns_more_on_two_until_one_hangs(one, flags, data, start, tmp_path):
+  """Of new sources; then it is stopped, as a host that hangs; then alone."""
+  words = ("--documents", data.parent / "held_out.jsonl", "--extend", one)
+  words = ("prepare", *words, "--out", tmp_path / "more")
+  assert cli.main([str(word) for word in words]) == 0
+  flags = (*flags, "--data", tmp_path / "more", "--grow-from", one)
+  flags += ("--checkpoint.every-steps=2",)
+  run_dir = tmp_path / "run"
+  words = (*flags, "--run", run_dir, "--cluster.silent-seconds=8")
+  processes = start(4, [words] * 2)
+  # The save of step 4 has waited for that of step 2.
+  processes.wait_for_line(run_dir / "metrics.jsonl", 5)
+  (child,) = psutil.Process(processes.ranks[1].pid).children()
+  child.suspend()
+  assert processes.wait() == [errors.START_AGAIN] * 2, processes.said()
+  assert not child.is_running()
+  silence = "was silent for 8 s, as if it was stopped"
+  kept = "the newest whole checkpoint is kept; start the same command again"
+  assert [processes.line(rank) for rank in (0, 1)] == [
+    f"nulls: rank 1 of 2 is lost (it {silence}), so rank 0 stops; {kept} to "
+    "go on",
+    f"nulls: rank 1: the training process {silence}; {kept} to go on",
+  ]
+
+  found = logged(run_dir)
+  steps = checkpoint.steps(run_dir)
+  assert steps and steps[-1] <= len(found)
+  straight = train_here(flags, tmp_path / "straight", len(found) + 1)
+  assert_same_losses(found, straight[:-1])
+  assert_same_losses(train_here(flags, run_dir, len(straight)), straight)
+
+
 def test_alone_a_notice_ends_the_run_at_a_saved_step(
-  data, expected, nulls, tmp_path
+  flags, expected, nulls, tmp_path
 ):
   run_dir = tmp_path / "run"
   path = run_dir / "metrics.jsonl"
@@ -167,7 +208,7 @@ def test_alone_a_notice_ends_the_run_at_a_saved_step(
   teller = threading.Thread(target=tell)
   teller.start()
   before = signal.getsignal(signal.SIGTERM)
-  status, out, err = nulls("train", "--data", data, "--run", run_dir, *FLAGS)
+  status, out, err = nulls("train", *flags, "--run", run_dir)
   teller.join()
   assert (status, out) == (errors.START_AGAIN, "")
   (step,) = checkpoint.steps(run_dir)
@@ -192,12 +233,11 @@ def test_a_notice_before_the_first_step_ends_at_once():
   assert me.count == 1
 
 
-def test_a_save_that_fails_on_one_ends_all(two, data, start, tmp_path):
+def test_a_save_that_fails_on_one_ends_all(two, flags, start, tmp_path):
   """As a host whose disk is full or gone; the others cannot see it."""
   run_dir = shutil.copytree(two[0], tmp_path / "run")
-  flags = ("--data", data, "--run", run_dir, *FLAGS)
-  flags += ("--checkpoint.every-steps=1",)
-  processes = start(4, [flags, flags], before=("prlimit", "--fsize=4096"))
+  words = (*flags, "--run", run_dir, "--checkpoint.every-steps=1")
+  processes = start(4, [words, words], before=("prlimit", "--fsize=4096"))
   assert processes.wait() == [1, 1], processes.said()
   line = processes.line(1)
   assert f"{run_dir}/checkpoints: saving failed (" in line
@@ -206,11 +246,9 @@ def test_a_save_that_fails_on_one_ends_all(two, data, start, tmp_path):
   assert checkpoint.steps(run_dir) == checkpoint.steps(two[0])
 
 
-def test_one_that_fails_before_the_first_step_stops_all(data, start, tmp_path):
-  flags = ("--run", tmp_path / "run", *FLAGS)
-  processes = start(
-    4, [("--data", data, *flags), ("--data", tmp_path / "none", *flags)]
-  )
+def test_one_that_fails_before_the_first_step_stops_all(flags, start, tmp_path):
+  words = (*flags, "--run", tmp_path / "run")
+  processes = start(4, [words, (*words, "--data", tmp_path / "none")])
   assert processes.wait() == [2, 2], processes.said()
   assert f"{tmp_path}/none" in processes.line(1)
   assert processes.line(0).startswith(f"nulls: rank 1: {tmp_path}/none")

@@ -9,26 +9,11 @@ import sys
 
 import pytest
 
-FLAGS = (
-  "--model.d-model=16",
-  "--model.num-layers=1",
-  "--model.num-heads=2",
-  "--model.num-kv-heads=2",
-  "--model.head-size=8",
-  "--model.backbone-width=16",
-  "--sinks.pool-size=256",
-  "--sinks.sinks-per-source=8",
-  "--sinks.strata=2",
-  "--data.row-length=256",
-  "--data.tile=64",
-  "--training.batch-size=8",
-)
 
-
-@pytest.fixture
-def flags():
-  """Of a tiny model."""
-  return FLAGS
+@pytest.fixture(scope="session")
+def flags(model_flags):
+  """Of a tiny model that fits the dataset."""
+  return (*model_flags, "--data.row-length=256")
 
 
 @pytest.fixture(scope="session")
@@ -63,10 +48,11 @@ class Done:
 class Hosts:
   """Processes that examine each other."""
 
-  def __init__(self, data, run_dir, port):
+  def __init__(self, data, run_dir, port, flags):
     self.data = data
     self.run_dir = run_dir
     self._port = port
+    self._flags = flags
 
   def start(self, index, *words, count=2, data=None, run_dir=None, **variables):
     """Start one host; returns the process."""
@@ -74,7 +60,7 @@ class Hosts:
       f"--data={data or self.data}",
       f"--run={run_dir or self.run_dir}",
       "--limit-seconds=100",
-      *FLAGS,
+      *self._flags,
       *words,
     )
     environment = {
@@ -109,8 +95,8 @@ class Hosts:
 
 
 @pytest.fixture
-def hosts(dataset, tmp_path, free_port):
-  return Hosts(dataset, tmp_path / "runs" / "run", free_port)
+def hosts(dataset, tmp_path, free_port, flags):
+  return Hosts(dataset, tmp_path / "runs" / "run", free_port, flags)
 
 
 @pytest.fixture

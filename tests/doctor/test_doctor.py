@@ -4,9 +4,13 @@ import dataclasses
 import json
 import os
 import shutil
+import socket
 import sys
+import time
+import types
 
 import pytest
+from etils.epath import gpath
 
 from nulls_jax import config as run_config
 
@@ -193,11 +197,57 @@ def test_a_bucket_without_its_library_is_one_line(doctor, monkeypatch):
   assert "extra [gcs]" in line
 
 
-def test_devices_that_do_not_come_up_are_given_up(doctor):
-  status, out, err = doctor("--limit-seconds=0.2")
+class NotLoggedIn(Exception):
+  """As the libraries of stores have them: neither an `OSError` nor ours."""
+
+
+@pytest.fixture
+def store(monkeypatch):
+  """Return a function that has each access to gs:// do what it is given."""
+  module = types.SimpleNamespace(GoogleAuthError=NotLoggedIn)
+  monkeypatch.setitem(sys.modules, "google.auth.exceptions", module)
+
+  def behave(access):
+    backend = types.SimpleNamespace(exists=access, makedirs=access)
+    monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", backend)
+
+  return behave
+
+
+def test_a_bucket_without_a_login_is_one_line(
+  doctor, dataset, flags, refused, store
+):
+  def refuse(*_, **__):
+    raise NotLoggedIn("no credentials;\nsee a page")
+
+  store(refuse)
+  status, out, err = doctor(NO_DEVICES, run_dir="gs://bucket/run")
   assert status == 1
   (line,) = _failures(err)
-  assert "its devices did not come up within 0.2 s" in line
+  assert line.startswith(f"run path: host 0 ({socket.gethostname()}): gs://bu")
+  assert "gs://bucket/run: cannot be reached (no credentials; see a" in line
+  assert "log in on this host" in line
+  # The other hosts would be asked through the same bucket.
+  assert "no way to the other hosts" in out
+  words = ("--data", dataset, "--run", "gs://bucket/run")
+  line = refused("train", *words, *flags, status=1)
+  assert "gs://bucket/run cannot be reached (no credentials; see a" in line
+
+
+def test_a_bucket_that_does_not_answer_is_given_up(doctor, store):
+  store(lambda *_, **__: time.sleep(30))
+  words = (NO_DEVICES, "--limit-seconds=0.5")
+  status, _, err = doctor(*words, run_dir="gs://bucket/run")
+  assert status == 1
+  (line,) = _failures(err)
+  assert "gs://bucket/run: did not answer within 0.5 s; see whether" in line
+
+
+def test_devices_that_do_not_come_up_are_given_up(doctor):
+  status, out, err = doctor("--limit-seconds=0.5")
+  assert status == 1
+  (line,) = _failures(err)
+  assert "its devices did not come up within 0.5 s" in line
   assert "FAILED" in out
 
 

@@ -63,7 +63,7 @@ def test_what_an_earlier_exchange_left_is_no_answer(tmp_path, late):
   # Now only two of three come, in whichever order.
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     jobs = [
-      pool.submit(_meet, folder, index, 3, 4.0, 0.0, 0.3 * (index == late))
+      pool.submit(_meet, folder, index, 3, 2.0, 0.0, 0.3 * (index == late))
       for index in (0, 1)
     ]
     for job in jobs:
@@ -80,7 +80,7 @@ def test_without_the_first_host_there_is_silence(tmp_path, monkeypatch):
 
 
 def test_a_host_that_dies_between_two_messages_is_left_out(tmp_path):
-  found = _together(tmp_path / "x", {"limit": 4.0}, {})
+  found = _together(tmp_path / "x", {"limit": 2.0}, {})
   first = found[0][3]
   parts = first.gather("more", {"x": 1})
   assert sorted(parts) == [0]

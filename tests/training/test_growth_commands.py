@@ -17,6 +17,7 @@ from nulls_jax.data.preparation import dataset, job, prepare
 from nulls_jax.sinks import assignment
 from nulls_jax.training import (
   checkpoint,
+  growth,
   loop,
   opening,
   partitioning,
@@ -182,6 +183,18 @@ def _same_run(run_dir, other):
   assert found.keys() == wanted.keys()
   for name, leaf in wanted.items():
     assert found[name].tobytes() == leaf.tobytes(), name
+
+
+def test_processes_that_grow_from_other_steps_do_not_agree(world):
+  config = run_config.read(world.run / "config.json")
+  prepared = dataset.Prepared.open(world.data)
+  origin = growth.find(world.run, None, None, config, prepared)
+  other = dataclasses.replace(origin, metadata_sha256="0" * 64)
+  found = [
+    loop._facts(config, prepared, "t", "l", one)["the step it is grown from"]
+    for one in (origin, other, None)
+  ]
+  assert found == [origin.metadata_sha256[:16], "0" * 16, None]
 
 
 def test_the_grown_run_has_the_old_rows_and_learns_the_new(world):
