@@ -10,8 +10,6 @@ time makes it; the sets that it joins are read and never written.
 
 import dataclasses
 import fractions
-import hashlib
-import json
 import math
 import os
 import pathlib
@@ -194,8 +192,7 @@ class _Job:
       "source_visits": sorted(self.source_visits.items()),
       "num_rows": self.num_rows,
     }
-    text = json.dumps(inputs, sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return files.json_sha256(inputs)
 
   def _places(self) -> list[str]:
     """Return the sets' folders as seen from the mixture's."""

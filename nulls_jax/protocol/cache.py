@@ -211,8 +211,7 @@ def key(
     "code": code_digest(module),
     "versions": {"python": platform.python_version(), **libraries},
   }
-  text = json.dumps(content, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()
+  return files.json_sha256(content)
 
 
 def _shape(given: Any) -> Any:

@@ -21,14 +21,14 @@ def star(free_port):
   """Return a function that opens a hub and connects some of its processes."""
   with contextlib.ExitStack() as stack:
 
-    def connect(count, ranks, join_seconds=30.0):
+    def connect(count, ranks, join_seconds=30.0, silent_seconds=0.5):
       place = places.Place(
         host="127.0.0.1",
         port=free_port,
         num_processes=count,
         process_id=0,
         join_seconds=join_seconds,
-        silent_seconds=0.5,
+        silent_seconds=silent_seconds,
       )
       center = hub.Hub(place)
       stack.callback(center.close)
@@ -115,6 +115,22 @@ def test_a_process_that_is_lost_is_named(star, how):
   for rank in (0, 2):
     stop = take(members[rank][1], "stop")
     assert stop == {"rank": 1, "status": 75, "lost": f"its host {how}"}
+
+
+def test_a_pod_of_many_hosts_meets_and_hears_of_a_lost_one(star):
+  count = 256
+  ranks = [(rank * 77) % count for rank in range(count)]
+  _, members = star(count, ranks, silent_seconds=60)
+  for rank, (line, inbox) in zip(ranks, members, strict=True):
+    take(inbox, "welcome")
+    line.send({"meet": "here", "facts": rank})
+  for _, inbox in members:
+    assert take(inbox, "facts") == list(range(count))
+  members[100][0].close()
+  for rank, (_, inbox) in zip(ranks, members, strict=True):
+    if rank != ranks[100]:
+      stop = take(inbox, "stop")
+      assert (stop["rank"], stop["status"]) == (ranks[100], 75)
 
 
 def test_those_that_leave_are_not_lost(star):

@@ -9,13 +9,11 @@ number of workers or shards.
 
 import bisect
 import dataclasses
-import hashlib
 import itertools
-import json
 import pathlib
 from typing import Any
 
-from nulls_jax import errors
+from nulls_jax import errors, files
 from nulls_jax.data import config as data_config
 from nulls_jax.data import splits as splits_lib
 from nulls_jax.data.preparation import dataset
@@ -51,7 +49,7 @@ class Plan:
   @property
   def digest(self) -> str:
     """One digest of the identity."""
-    return digest(self.identity)
+    return files.json_sha256(self.identity)
 
   def shard(self, number: int, count: int) -> range:
     """Return the blocks of one of `count` shards, about equal in bytes.
@@ -140,12 +138,6 @@ def make(
     splits=splits or splits_lib.Splits(),
     identity=identity,
   )
-
-
-def digest(identity: dict[str, Any]) -> str:
-  """Return one digest of a plan's identity."""
-  text = json.dumps(identity, sort_keys=True)
-  return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -139,7 +139,7 @@ def merge(
   shards = _find(out_directory)
   plans = [work_lib.read_json(shard.plan) for shard in shards]
   identity = _identity(shards, plans)
-  inputs = plan_lib.digest(identity)
+  inputs = files.json_sha256(identity)
   if dataset.has_dataset(out_directory):
     return dataset.find_reusable(out_directory, inputs)
   work = work_lib.Work.beside(out_directory)
