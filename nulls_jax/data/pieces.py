@@ -6,6 +6,7 @@ Invariant: the counts are those of one pass over all texts, however these are
 split into batches, blocks or words.
 """
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -94,14 +95,15 @@ class WordUse:
     """
     self._numbers: dict[str, int] = {}
     self._use = PieceUsage(1024, min_sources)
+    numbers = self._numbers
     for source, text in documents:
-      numbers = self._numbers
-      found = {
-        numbers.setdefault(word, len(numbers)) for word in text.split(" ")
-      }
+      words = set(text.split(" "))
+      new = words.difference(numbers)
+      numbers.update(zip(new, itertools.count(len(numbers)), strict=False))
       while len(numbers) > len(self._use.counts):
         self._use.enlarge()
-      self._use.add(source, np.fromiter(found, np.int64, len(found)))
+      found = map(numbers.__getitem__, words)
+      self._use.add(source, np.fromiter(found, np.int64, len(words)))
 
   def of_pieces(self, tokenizer) -> np.ndarray:
     """Count the sources of a tokenizer's pieces, up to `min_sources`.

@@ -1,29 +1,27 @@
 """Places that may not be read or written: one line, and what to change."""
 
-import ctypes
 import json
-import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 
+# Permissions hold for root, too, in what is run without its capabilities.
+_OBEY = """
+import ctypes, os, sys
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 24, 1, 2
+if not os.geteuid():
+  for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
+    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 _DRIVER = """
 import json, sys
 from nulls_jax import cli
 for arguments in json.loads(sys.argv[1]):
   print(cli.main(arguments), file=sys.stderr)
 """
-_PR_CAPBSET_DROP = 24
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
-
-
-def _obey():
-  """Let permissions hold for root, too, in a process that is started."""
-  if not os.geteuid():
-    for capability in (_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH):
-      ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux's")
@@ -59,8 +57,7 @@ def test_places_without_rights(many_blocks, tmp_path):
   ]
   commands = [[str(word) for word in command] for command, _ in cases]
   done = subprocess.run(
-    [sys.executable, "-c", _DRIVER, json.dumps(commands)],
-    preexec_fn=_obey,
+    [sys.executable, "-c", _OBEY, "-c", _DRIVER, json.dumps(commands)],
     capture_output=True,
     text=True,
   )
