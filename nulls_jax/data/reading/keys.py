@@ -168,14 +168,19 @@ class Rule(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class Field(Rule):
-  """`field:NAME`: the key is a field, a string."""
+class _OfOneField(Rule):
+  """A rule that reads one field."""
 
   name: str
 
   @property
   def names(self) -> tuple[str, ...]:
     return (self.name,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field(_OfOneField):
+  """`field:NAME`: the key is a field, a string."""
 
   @property
   def text(self) -> str:
@@ -217,7 +222,7 @@ class Template(Rule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Site(Rule):
+class Site(_OfOneField):
   """`site:NAME`: the registrable domain of a URL.
 
   "https://blog.example.co.uk/x" is of "example.co.uk", by the public suffix
@@ -226,12 +231,6 @@ class Site(Rule):
   a registrable domain, such as a number or a suffix itself, is its own key.
   The URL stays in the metadata.
   """
-
-  name: str
-
-  @property
-  def names(self) -> tuple[str, ...]:
-    return (self.name,)
 
   @property
   def text(self) -> str:
